@@ -1,0 +1,1 @@
+"""The page that shows why cross-entropy learns: `crossent lab` writes it."""

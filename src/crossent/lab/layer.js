@@ -1,0 +1,98 @@
+"use strict";
+
+/* A trained layer: what the library learnt when the page was written, played back. */
+
+const layer = JSON.parse(document.getElementById("layer-data").textContent);
+
+/** An 8 x 8 image of squares; `paint` gives each its value. */
+const squares = (size) => {
+  const svg = svgElement("svg", { viewBox: `0 0 ${size} ${size}`, "aria-hidden": "true" });
+  for (let i = 0; i < size * size; i++) {
+    svg.append(svgElement("rect", { x: i % size, y: Math.floor(i / size), width: 1.02, height: 1.02 }));
+  }
+  return svg;
+};
+
+const captioned = (image, ...lines) => {
+  const item = document.createElement("li");
+  item.append(image);
+  for (const line of lines) {
+    const text = document.createElement("span");
+    text.textContent = line;
+    item.append(text);
+  }
+  return item;
+};
+
+/** Weights were stored as signed bytes, -127 to 127, on one scale for all snapshots. */
+const bytes = (base64) => Int8Array.from(atob(base64), (c) => c.charCodeAt(0));
+
+const paintWeights = (svg, weights) =>
+  weights.forEach((weight, i) => {
+    svg.children[i].setAttribute("class", weight < 0 ? "minus" : "plus");
+    svg.children[i].style.setProperty("--heat", `${(100 * Math.abs(weight)) / 127}%`);
+  });
+
+const paintDigit = (svg, pixels) =>
+  [...pixels].forEach((digit, i) => {
+    svg.children[i].setAttribute("fill-opacity", parseInt(digit, 36) / 16);
+  });
+
+const showWrong = (list) => {
+  const items = layer.wrong.map(({ pixels, label, decision, p, loss }) => {
+    const image = squares(8);
+    paintDigit(image, pixels);
+    return captioned(
+      image,
+      `a ${label}, read as ${decision}`,
+      `p(${label}) = ${format(p, 2)}`,
+      `${format(loss)} nats`,
+    );
+  });
+  list.replaceChildren(...items);
+};
+
+const drawLossCurve = (svg, { iteration }) => {
+  const { train, valid } = layer;
+  const last = train.length - 1;
+  const chart = new Chart(svg, {
+    x: [0, last],
+    y: [0, 2.4],
+    xLabel: "iteration",
+    yLabel: "cross-entropy per digit, in nats",
+  });
+  chart.cursor(iteration);
+  chart.line([...train.entries()], "cross dashed");
+  chart.line([...valid.entries()], "cross");
+  chart.dot(iteration, valid[iteration], "cross");
+  chart.dot(iteration, train[iteration], "cross");
+  chart.endLabels([
+    { y: valid[last], name: "unseen digits", value: format(valid[last]), className: "cross" },
+    { y: train[last], name: "training", value: format(train[last]), className: "cross" },
+  ]);
+};
+
+const weightImages = (list) => {
+  if (!list.children.length) {
+    list.replaceChildren(...layer.classes.map((digit) => captioned(squares(8), String(digit))));
+  }
+  return [...list.querySelectorAll("svg")];
+};
+
+figures.layer = (form, { snapshot }) => {
+  const { iteration, weights, accuracy } = layer.snapshots[snapshot];
+  const values = bytes(weights);
+  drawLossCurve(form.querySelector("#loss-curve"), { iteration });
+  weightImages(form.querySelector("#weights")).forEach((svg, k) =>
+    paintWeights(svg, values.subarray(64 * k, 64 * (k + 1))),
+  );
+  const control = form.elements.snapshot;
+  control.setAttribute("aria-valuetext", `iteration ${iteration}`);
+  control.parentNode.querySelector("output").textContent = iteration;
+  if (!form.querySelector("#wrong").children.length) showWrong(form.querySelector("#wrong"));
+  say(
+    form,
+    `After ${iteration} iterations the layer pays ${format(layer.valid[iteration])} nats for a digit ` +
+      `it has not seen, and gets ${format(100 * accuracy)} percent of them right.`,
+  );
+};
