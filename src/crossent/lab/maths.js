@@ -143,35 +143,36 @@ const maths = (() => {
     const s = scores.map(round);
     const largest = Math.max(...s);
     const e = s.map((score) => exp32(round(score - largest)));
-    return { s, largest, own: e[target], others: sum32(e.filter((_, j) => j !== target)) };
+    const others = e.filter((_, j) => j !== target);
+    return { score: s[target], largest, own: e[target], others };
   };
 
   const float32 = {
     /** logsumexp(s) - s_y: the two nearly equal numbers cancel. */
     lossByLogsumexp(scores, target) {
-      const { s, largest, own, others } = shifted32(scores, target);
-      return round(round(largest + log32(round(own + others))) - s[target]);
+      const { score, largest, own, others } = shifted32(scores, target);
+      return round(round(largest + log32(sum32([own, ...others]))) - score);
     },
     /** ln(sum_j exp(s_j - max s)) - (s_y - max s): better, but 1 + others still rounds to 1. */
     lossByLogSoftmax(scores, target) {
-      const { s, largest, own, others } = shifted32(scores, target);
-      return round(log32(round(own + others)) - round(s[target] - largest));
+      const { score, largest, own, others } = shifted32(scores, target);
+      return round(log32(sum32([own, ...others])) - round(score - largest));
     },
     /** p_y - 1. */
     gradientBySubtraction(scores, target) {
       const { own, others } = shifted32(scores, target);
-      return round(round(own / round(own + others)) - 1);
+      return round(round(own / sum32([own, ...others])) - 1);
     },
-    /** log1p(others) for the largest score, max s - s_y + ln(sum) for any other. */
+    /** log1p(others) for the largest score, max s - s_y + ln(sum) for any other; sums in float64. */
     loss(scores, target) {
-      const { s, largest, own, others } = shifted32(scores, target);
-      if (s[target] === largest) return round(Math.log1p(others));
-      return round(round(largest - s[target]) + log32(round(own + others)));
+      const { score, largest, own, others } = shifted32(scores, target);
+      if (score === largest) return round(Math.log1p(sum(others)));
+      return round(largest - score + Math.log(own + sum(others)));
     },
-    /** -others / (others + own). */
+    /** -others / (others + own), the sum in float64. */
     gradient(scores, target) {
       const { own, others } = shifted32(scores, target);
-      return -round(others / round(own + others));
+      return -round(sum(others) / (own + sum(others)));
     },
   };
 
