@@ -48,4 +48,4 @@ def watched_page(browser: Browser, **context: Any) -> Iterator[Page]:
             lambda message: problems.append(f"console {message.type}: {message.text}"),
         )
         yield page
-    assert problems == []
+    assert not problems, "; ".join(problems)

@@ -37,8 +37,10 @@ const settings = (() => {
     const { section, values } = parse(fragment);
     if ([...values].length) {
       for (const form of forms()) form.reset();
-      for (const form of forms())
-        for (const [name, text] of values) if (form.elements[name]) set(form.elements[name], text);
+      for (const [name, text] of values) {
+        const control = forms().map((form) => form.elements.namedItem(name)).find(Boolean);
+        if (control) set(control, text);
+      }
     }
     return section;
   };
