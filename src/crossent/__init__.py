@@ -1,3 +1,42 @@
 """Cross-entropy done right: exact in both tails, fused, the same on every array."""
 
+from crossent.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    QuadraticCost,
+    SoftmaxBinaryCrossEntropy,
+    binary_cross_entropy,
+    cross_entropy,
+    log_sigmoid,
+    log_softmax,
+    logsumexp,
+    one_hot,
+    quadratic_cost,
+    sigmoid,
+    softmax,
+    softmax_binary_cross_entropy,
+)
+from crossent.sums import LossSums
+from crossent.threads import get_num_threads, set_num_threads
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "LossSums",
+    "QuadraticCost",
+    "SoftmaxBinaryCrossEntropy",
+    "binary_cross_entropy",
+    "cross_entropy",
+    "get_num_threads",
+    "log_sigmoid",
+    "log_softmax",
+    "logsumexp",
+    "one_hot",
+    "quadratic_cost",
+    "set_num_threads",
+    "sigmoid",
+    "softmax",
+    "softmax_binary_cross_entropy",
+]

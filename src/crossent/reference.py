@@ -47,9 +47,9 @@ def softmax(s: ArrayLike) -> Array:
 
 
 def one_hot(p: ArrayLike) -> Array:
-    """Return the one-hot decision: 1 for the largest of the last axis (the first of equals), else 0."""
+    """Return the one-hot decision: 1 for the (first) largest of the last axis, else 0."""
     p = _array(p)
-    return np.eye(p.shape[-1])[p.argmax(axis=-1)]
+    return np.asarray(np.eye(p.shape[-1])[p.argmax(axis=-1)])
 
 
 def logsumexp(s: ArrayLike) -> Array:
@@ -84,7 +84,7 @@ def cross_entropy(p: ArrayLike, c: ArrayLike) -> Array:
 
     Source: Bishop (2006), eq. 4.108, one sample.
     """
-    return -_xlogy(_array(c), _array(p)).sum(axis=-1)
+    return np.asarray(-_xlogy(_array(c), _array(p)).sum(axis=-1))
 
 
 def two_term_cross_entropy(p: ArrayLike, c: ArrayLike) -> Array:
@@ -110,12 +110,12 @@ def quadratic_cost(a: ArrayLike, y: ArrayLike) -> Array:
 def binary_cross_entropy_dE_da(a: ArrayLike, y: ArrayLike) -> Array:
     """Return dE/da = -y/a + (1 - y)/(1 - a), elementwise; a term of weight 0 is 0."""
     a, y = _array(a), _array(y)
-    return _ratio(1 - y, 1 - a) - _ratio(y, a)
+    return ratio(1 - y, 1 - a) - ratio(y, a)
 
 
 def cross_entropy_dE_dp(p: ArrayLike, c: ArrayLike) -> Array:
     """Return dE/dp_j = -c_j / p_j; a term with c_j = 0 is 0."""
-    return -_ratio(_array(c), _array(p))
+    return -ratio(_array(c), _array(p))
 
 
 def two_term_dE_dp(p: ArrayLike, c: ArrayLike) -> Array:
@@ -145,10 +145,11 @@ def softmax_jacobian(p: ArrayLike) -> Array:
 
 def chain(dE_dp: ArrayLike, dp_ds: ArrayLike) -> Array:
     """Return dE/ds_j = sum_i dE/dp_i dp_i/ds_j: the chain rule, with every term of the sum."""
-    return np.einsum("...i,...ij->...j", _array(dE_dp), _array(dp_ds))
+    return np.asarray(np.einsum("...i,...ij->...j", _array(dE_dp), _array(dp_ds)))
 
 
-def _ratio(x: Array, y: Array) -> Array:
+def ratio(x: Array, y: Array) -> Array:
+    """Return x / y with 0 / 0 = 0: a term of weight 0 has no slope."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(x == 0, 0.0, x / y)
 
@@ -170,7 +171,7 @@ def cross_entropy_gradient(p: ArrayLike, c: ArrayLike) -> Array:
     Source: Bishop (2006), eq. 4.109.
     """
     p, c = _array(p), _array(c)
-    return c.sum(axis=-1, keepdims=True) * p - c
+    return np.asarray(c.sum(axis=-1, keepdims=True) * p - c)
 
 
 def two_term_gradient(p: ArrayLike, c: ArrayLike) -> Array:
@@ -203,7 +204,7 @@ def layer_gradient(X: ArrayLike, dE_dz: ArrayLike) -> tuple[Array, Array]:
     the simplified forms in which sigma' does not appear. Source: Nielsen (2015), eq. 61 and 62.
     """
     X, dE_dz = _array(X), _array(dE_dz)
-    return X.T @ dE_dz / len(X), dE_dz.mean(axis=0)
+    return X.T @ dE_dz / len(X), np.asarray(dE_dz.mean(axis=0))
 
 
 def layer_gradient_with_sigma_prime(
@@ -225,7 +226,7 @@ def scores(logits: ArrayLike, softcap: float | None = None, temperature: float =
     s = _array(logits)
     if softcap is not None:
         s = softcap * np.tanh(s / softcap)
-    return s / temperature
+    return np.asarray(s / temperature)
 
 
 def smooth(c: ArrayLike, label_smoothing: float) -> Array:
@@ -234,7 +235,7 @@ def smooth(c: ArrayLike, label_smoothing: float) -> Array:
     Source: Szegedy et al., Rethinking the Inception Architecture (2016), section 7.
     """
     c = _array(c)
-    return (1 - label_smoothing) * c + label_smoothing / c.shape[-1]
+    return np.asarray((1 - label_smoothing) * c + label_smoothing / c.shape[-1])
 
 
 def smooth_binary(y: ArrayLike, label_smoothing: float) -> Array:
@@ -245,7 +246,7 @@ def smooth_binary(y: ArrayLike, label_smoothing: float) -> Array:
 def weighted_binary_cross_entropy(a: ArrayLike, y: ArrayLike, pos_weight: Any = 1.0) -> Array:
     """Return -[pos_weight y ln a + (1 - y) ln(1 - a)], elementwise."""
     a, y = _array(a), _array(y)
-    return -(pos_weight * _xlogy(y, a) + _xlogy(1 - y, 1 - a))
+    return np.asarray(-(pos_weight * _xlogy(y, a) + _xlogy(1 - y, 1 - a)))
 
 
 def z_loss(s: ArrayLike, coefficient: float) -> Array:

@@ -1,0 +1,297 @@
+"""Every check of an input, and every message: what came, where, and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+REDUCTIONS = ("none", "sum", "mean", "batchmean")
+HALF_TYPES = ("float16", "bfloat16")
+SUM_TOLERANCE = 1e-4  # rows of probabilities are often rounded on their way to us
+
+
+# Options ----------------------------------------------------------------------------------------
+
+
+def reduction(value: object) -> None:
+    """Raise ValueError unless value names a reduction."""
+    if value not in REDUCTIONS:
+        allowed = ", ".join(repr(name) for name in REDUCTIONS)
+        raise ValueError(f"reduction is {value!r}; it must be one of {allowed}")
+
+
+def number(name: str, value: object, low: float, high: float, open_low: bool = False) -> float:
+    """Return value as a float if it lies in [low, high] (or (low, high]), else raise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; it must be a number")
+    inside = (low < value if open_low else low <= value) and value <= high
+    if not (inside and math.isfinite(value)):
+        lower = f"greater than {low:g}" if open_low else f"at least {low:g}"
+        upper = "" if high == math.inf else f" and at most {high:g}"
+        raise ValueError(f"{name} is {value!r}; it must be finite, {lower}{upper}")
+    return float(value)
+
+
+def whole_number(name: str, value: object) -> int:
+    """Return value as an int if it is a whole number, else raise TypeError."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; it must be an integer")
+    return int(value)
+
+
+def weights_option(name: str, value: Any) -> tuple[float, ...] | None:
+    """Return weights as a tuple of finite numbers >= 0 (so that a frozen loss stays one)."""
+    if value is None:
+        return None
+    array = as_float64(name, value).reshape(-1) if np.ndim(value) < 2 else None
+    if array is None:
+        raise ValueError(f"{name} has shape {np.shape(value)}; it must be one-dimensional")
+    _finite_and_not_negative(name, array)
+    return tuple(array.tolist())
+
+
+# Arrays -----------------------------------------------------------------------------------------
+
+
+def as_float64(name: str, value: Any) -> NDArray[np.float64]:
+    """Return value as a float64 array, or say why that cannot be."""
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {_brief(value)}; it must hold numbers") from None
+
+
+def logits(value: Any, name: str = "logits") -> Array:
+    """Return scores as a floating array: lists become float64, arrays keep their type."""
+    if not hasattr(value, "dtype"):
+        return as_float64(name, value)
+    array = np.asarray(value)
+    if array.dtype.name not in ("float32", "float64", *HALF_TYPES):
+        raise TypeError(
+            f"{name} has dtype {array.dtype}; it must be float16, bfloat16, float32 or float64"
+        )
+    return array
+
+
+def axis(value: int, ndim: int) -> int:
+    """Return the class axis counted from 0."""
+    if ndim == 0:
+        raise ValueError("logits is a single number; it needs an axis of classes")
+    if not -ndim <= value < ndim:
+        raise ValueError(
+            f"axis is {value}, but logits has {ndim} axes; it must be in [{-ndim}, {ndim - 1}]"
+        )
+    return value % ndim
+
+
+def classes(count: int) -> None:
+    """Raise ValueError for an axis of no classes."""
+    if count == 0:
+        raise ValueError("logits has 0 classes; there must be at least 1")
+
+
+def targets(value: Any, logits_shape: tuple[int, ...], axis: int) -> Array:
+    """Return softmax targets: integer indices (rows' shape) or probabilities (logits' shape)."""
+    array = np.asarray(value)
+    row_shape = logits_shape[:axis] + logits_shape[axis + 1 :]
+    if array.dtype.kind in "iu" or (array.size == 0 and array.shape == row_shape):
+        if array.shape != row_shape:
+            raise ValueError(
+                f"targets has shape {array.shape}, but logits has shape {logits_shape} with "
+                f"classes on axis {axis}; class indices must have shape {row_shape}"
+            )
+        return array.astype(np.int64, copy=False)
+    probabilities = _probability_type(array, "class indices")
+    if array.shape != logits_shape:
+        raise ValueError(
+            f"targets has shape {array.shape} and dtype {array.dtype}; probabilities must have "
+            f"the shape of logits, {logits_shape}"
+        )
+    return probabilities
+
+
+def binary_targets(value: Any, logits_shape: tuple[int, ...]) -> Array:
+    """Return sigmoid targets: 0 and 1, or probabilities, of the logits' shape."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iub":
+        array = _probability_type(array, "0 and 1")
+    if array.shape != logits_shape:
+        raise ValueError(
+            f"targets has shape {array.shape}; it must have the shape of logits, {logits_shape}"
+        )
+    return array
+
+
+def _probability_type(array: Array, otherwise: str) -> Array:
+    if array.dtype.name not in ("float32", "float64", *HALF_TYPES):
+        raise TypeError(
+            f"targets has dtype {array.dtype}; it must be integer ({otherwise}) "
+            "or floating (probabilities)"
+        )
+    return array.astype(np.float32) if array.dtype.name in HALF_TYPES else array
+
+
+def bad_index(targets: Array, classes: int, ignore_index: int) -> ValueError:
+    """Return the error that names the first class index out of range."""
+    outside = ((targets < 0) | (targets >= classes)) & (targets != ignore_index)
+    position = _position(outside)
+    return ValueError(
+        f"targets{position} is {targets[position]}; a class index must be in "
+        f"[0, {classes - 1}] or the ignore_index {ignore_index}"
+    )
+
+
+def bad_probability(values: Array, name: str = "targets", taking_part: Any = True) -> ValueError:
+    """Return the error that names the first entry outside [0, 1]."""
+    position = _position(~((values >= 0) & (values <= 1)) & taking_part)
+    return ValueError(f"{name}{position} is {values[position]}; a probability must be in [0, 1]")
+
+
+def sample_weight(value: Any, *shapes: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """Return sample weights in float64, of one of the shapes allowed, all finite and >= 0."""
+    if value is None:
+        return None
+    array = as_float64("sample_weight", value)
+    if array.shape not in shapes:
+        allowed = " or ".join(str(shape) for shape in dict.fromkeys(shapes))
+        raise ValueError(f"sample_weight has shape {array.shape}; it must have shape {allowed}")
+    _finite_and_not_negative("sample_weight", array)
+    return array
+
+
+def per_output(
+    name: str, weights: tuple[float, ...] | None, count: int, of: str, default: float | None = None
+) -> Array:
+    """Return one weight per class or output; if there are none, an empty array or the default."""
+    if weights is None:
+        return np.empty(0) if default is None else np.full(count, default)
+    if len(weights) != count and not (len(weights) == 1 and of == "outputs"):
+        raise ValueError(f"{name} has {len(weights)} entries, but there are {count} {of}")
+    return np.broadcast_to(np.array(weights), (count,)).copy()
+
+
+def normalizer(value: Any, reduction: str) -> float | None:
+    """Return the number to divide the sum by, if one was given and the reduction divides."""
+    if value is None:
+        return None
+    if reduction in ("none", "sum"):
+        raise ValueError(
+            f"normalizer is given, but reduction={reduction!r} divides by nothing; "
+            "it replaces the divisor of 'mean' or 'batchmean'"
+        )
+    return number("normalizer", value, 0.0, math.inf, open_low=True)
+
+
+def out(value: Any, like: Array) -> None:
+    """Raise unless value can take the gradient of `like`."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"out is a {type(value).__name__}; it must be a NumPy array")
+    if value.shape != like.shape or value.dtype != like.dtype:
+        raise ValueError(
+            f"out has shape {value.shape} and dtype {value.dtype}; "
+            f"it must be like logits, {like.shape} and {like.dtype}"
+        )
+    if not value.flags.writeable:
+        raise ValueError("out is read-only; it must be writable")
+
+
+def vector(value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the vector of a Hessian product in float64, of the logits' shape."""
+    array = as_float64("vector", value)
+    if array.shape != shape:
+        raise ValueError(f"vector has shape {array.shape}; it must have that of logits, {shape}")
+    return array
+
+
+def probabilities(value: Any, axis: int | None, name: str = "probabilities") -> Array:
+    """Return probabilities in [0, 1]; along the axis, if one is given, they must sum to 1."""
+    array = logits(value, name).astype(np.float64)
+    if not ((array >= 0) & (array <= 1)).all():
+        raise bad_probability(array, name)
+    if axis is not None:
+        _sums_to_one(array.sum(axis=axis), name)
+    return array
+
+
+def log_probabilities(value: Any, axis: int | None) -> Array:
+    """Return logarithms of probabilities, at most 0; along the axis their exp must sum to 1."""
+    name = "log_probabilities"
+    array = logits(value, name).astype(np.float64)
+    if not (array <= 0).all():
+        position = _position(~(array <= 0))
+        raise ValueError(f"{name}{position} is {array[position]}; it must be at most 0")
+    if axis is not None:
+        _sums_to_one(np.exp(array).sum(axis=axis), f"exp of {name}")
+    return array
+
+
+def _sums_to_one(sums: Array, name: str) -> None:
+    wrong = np.abs(sums - 1) > SUM_TOLERANCE
+    if wrong.any():
+        position = _position(wrong)
+        row = f" in row {position}" if position else ""
+        raise ValueError(
+            f"{name}{row} sums to {sums[position]}; it must sum to 1 (to {SUM_TOLERANCE:g})"
+        )
+
+
+def labels(value: Any, num_classes: int) -> Array:
+    """Return class indices in [0, num_classes)."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"labels has dtype {array.dtype}; it must be integer")
+    outside = (array < 0) | (array >= num_classes)
+    if outside.any():
+        position = _position(outside)
+        raise ValueError(
+            f"labels{position} is {array[position]}; it must be in [0, {num_classes - 1}]"
+        )
+    return array
+
+
+def acts_on_logits(**options: float | None) -> None:
+    """Raise if an option is set that has no meaning once probabilities are given."""
+    for name, value in options.items():
+        neutral = 1.0 if name == "temperature" else None if name == "softcap" else 0.0
+        if value != neutral:
+            raise ValueError(
+                f"{name} is {value}, but it acts on logits and probabilities are given; "
+                f"leave it at {neutral}"
+            )
+
+
+def no_z_loss(z_loss: float) -> None:
+    """Raise if a z-loss is set: it is no function of the probabilities, so it has no chain."""
+    if z_loss:
+        raise ValueError(f"z_loss is {z_loss}; the chain rule goes through p, so it must be 0")
+
+
+def _finite_and_not_negative(name: str, array: Array) -> None:
+    wrong = ~(np.isfinite(array) & (array >= 0))
+    if wrong.any():
+        position = _position(wrong)
+        raise ValueError(f"{name}{position} is {array[position]}; a weight must be finite, >= 0")
+
+
+class _Position(tuple[int, ...]):
+    """An index that prints as one: [3] or [3, 1], nothing for a single number."""
+
+    def __str__(self) -> str:
+        return f"[{', '.join(map(str, self))}]" if self else ""
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
+
+def _position(where: Array) -> _Position:
+    """Return the first position at which `where` holds."""
+    return _Position(int(i) for i in np.unravel_index(int(np.argmax(where)), np.shape(where)))
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

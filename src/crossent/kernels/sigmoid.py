@@ -1,0 +1,149 @@
+"""Sigmoid errors, each output on its own: binary cross-entropy and the quadratic cost.
+
+With e = exp(-|z|), sigmoid(|z|) = 1 / (1 + e) and sigmoid(-|z|) = e / (1 + e): 1 - a is never
+formed by subtraction. For a target y of weight a = pos_weight * y, and b = 1 - y:
+
+    binary:    a softplus(-z) + b softplus(z),  derivative b sigmoid(z) - a sigmoid(-z)
+    quadratic: r^2 / 2,                         derivative r sigmoid(z) sigmoid(-z)
+
+with r = sigmoid(z) - y = b sigmoid(z) - y sigmoid(-z), so that a hard target never cancels.
+Letters: n samples of J outputs. An empty weight array stands for ones, an empty losses (n, J) or
+gradient (n, J) is not wanted.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from crossent.kernels.compiler import device, kernel
+from crossent.kernels.elementary import F64, exp_of_difference, log1p
+from crossent.kernels.intrinsics import magnitude, maximum, reordered_add
+
+BLOCK = 2048  # outputs at a time: their partial sum is then folded into float64
+
+
+@device
+def both_sigmoids(z: Any) -> Any:
+    """Return sigmoid(z), sigmoid(-z) and exp(-|z|)."""
+    zero, one = type(z)(0.0), type(z)(1.0)
+    e = exp_of_difference(-magnitude(z), zero)
+    near = one / (one + e)
+    far = e * near
+    return (near if z >= zero else far), (far if z >= zero else near), e
+
+
+@device
+def binary(z: Any, a: Any, b: Any) -> Any:
+    """Return the binary cross-entropy and its derivative for masses a on 1 and b on 0."""
+    zero = type(z)(0.0)
+    up, down, e = both_sigmoids(z)
+    rest = log1p(e)
+    positive = a * (maximum(-z, zero) + rest) if a != zero else zero  # 0 * inf = 0
+    negative = b * (maximum(z, zero) + rest) if b != zero else zero
+    return positive + negative, b * up - a * down
+
+
+@device
+def quadratic(z: Any, a: Any, b: Any) -> Any:
+    """Return half the squared error and its derivative, for a target a and b = 1 - a."""
+    up, down, _ = both_sigmoids(z)
+    r = b * up - a * down
+    return type(z)(0.5) * r * r, r * up * down
+
+
+@device
+def block(
+    z: Any, y: Any, pos_weight: Any, weight: Any, smoothing: Any, scale: Any, losses: Any, out: Any
+) -> Any:
+    """Return the weighted sum of one block, storing its losses and gradient if wanted."""
+    zero, one, half = type(z[0])(0.0), type(z[0])(1.0), type(z[0])(0.5)
+    total = zero
+    for i in range(z.size):
+        a = y[i] * (one - smoothing) + half * smoothing
+        b = (one - y[i]) * (one - smoothing) + half * smoothing
+        if pos_weight is None:
+            loss, slope = quadratic(z[i], a, b)
+        else:
+            loss, slope = binary(z[i], a * pos_weight[i], b)
+        w = weight[i]
+        loss = w * loss if w != zero else zero  # an output of weight 0 may hold anything
+        total = reordered_add(total, loss)
+        if losses is not None:
+            losses[i] = loss
+        if out is not None:
+            out[i] = w * slope * scale if w != zero else zero
+    return F64(total)
+
+
+@device
+def part(array: Any, start: Any, stop: Any) -> Any:
+    """Return a stretch of an array, or None if there is no array."""
+    return None if array is None else array[start:stop]
+
+
+@device
+def fill_weights(weight: Any, start: Any, outputs: Any, buffer: Any) -> None:
+    """Lay the weights of the rows from `start` over the outputs of a block."""
+    for i in range(buffer.size // outputs):
+        for j in range(outputs):
+            buffer[i * outputs + j] = weight[start + i, j % weight.shape[1]]
+
+
+@kernel
+def sigmoid_rows(
+    logits: Any,
+    targets: Any,
+    pos_weight: Any,
+    weight: Any,
+    smoothing: Any,
+    scale: Any,
+    losses: Any,
+    gradient: Any,
+    sums: Any,
+) -> None:
+    """Add the weighted losses to sums[0]; store losses and gradient (times scale), None: neither.
+
+    pos_weight (J,) selects the binary cross-entropy, None the quadratic cost. weight is (n, 1),
+    (n, J), or empty for ones.
+    """
+    samples, outputs = logits.shape
+    step = max(1, BLOCK // outputs)
+    ones = np.ones(step * outputs, logits.dtype)
+    weights = np.ones(step * outputs, logits.dtype)
+    alpha, factor = logits.dtype.type(smoothing), logits.dtype.type(scale)
+    pattern = None if pos_weight is None else repeat(pos_weight, ones)
+    z, y = logits.reshape(logits.size), targets.reshape(targets.size)
+    loss = None if losses is None else losses.reshape(losses.size)
+    out = None if gradient is None else gradient.reshape(gradient.size)
+    for start in range(0, samples, step):
+        size = min(step, samples - start) * outputs
+        if weight.size:
+            fill_weights(weight, start, outputs, weights[:size])
+        first = start * outputs
+        for lo in range(0, size, BLOCK):
+            hi = min(lo + BLOCK, size)
+            sums[0] += block(
+                z[first + lo : first + hi],
+                y[first + lo : first + hi],
+                part(pattern, lo, hi),
+                weights[lo:hi],
+                alpha,
+                factor,
+                part(loss, first + lo, first + hi),
+                part(out, first + lo, first + hi),
+            )
+
+
+@device
+def repeat(values: Any, ones: Any) -> Any:
+    """Return values over and over, as many as there are ones."""
+    return np.array([values[i % values.size] for i in range(ones.size)]) * ones
+
+
+@kernel
+def sigmoid_each(logits: Any, logarithm: Any, out: Any) -> None:
+    """Store sigmoid(z), or its logarithm -softplus(-z), of one long vector."""
+    for i in range(logits.size):
+        zero = type(logits[i])(0.0)
+        up, _, e = both_sigmoids(logits[i])
+        out[i] = -(maximum(-logits[i], zero) + log1p(e)) if logarithm else up

@@ -1,0 +1,380 @@
+"""Softmax errors of a whole row of target masses: cross-entropy with every option, two-term error.
+
+One form serves every option. With t_j the mass of class j after smoothing and class weights,
+T = sum t, s the scores after softcap and temperature, p = softmax(s), lse = logsumexp(s), w the
+row's weight and zeta the z-loss coefficient:
+
+    loss = w [sum_j t_j (lse - s_j) + zeta lse^2]
+    d loss / d s_j = w [(T + 2 zeta lse) p_j - t_j]
+
+Every term of the first sum is >= 0, so nothing cancels. p_j - t_j is a difference, so all of it
+is computed in float64 whatever the logits' type. For a winner that takes nearly all (1 - p small)
+T p - t is taken as R p - t (1 - p), with R the mass on the other classes and 1 - p = others /
+total summed, not subtracted: the tail of a confident right answer stays exact.
+
+Rows are worked on in strips (see strips.py). Targets are class indices (N,) or masses (N, C). An
+empty row_weight (N,) stands for ones; empty losses (N,) or gradient (N, C) are not wanted.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from crossent.kernels.compiler import device, kernel
+from crossent.kernels.elementary import exp_of_difference, log1p, tanh64
+from crossent.kernels.intrinsics import magnitude
+from crossent.kernels.strips import (
+    different,
+    filled,
+    fold,
+    lay_out,
+    load,
+    new_strip,
+    place,
+    spread,
+    store,
+    take_maxima,
+)
+
+# Rows of the array of what `add_up` adds up, one column per lane.
+LESS, TIES, REST, WHOLE, GAP = range(5)
+
+
+@device
+def new_strips(classes: Any) -> Any:
+    """Return the strips of scores, of target masses, and of what makes masses of targets."""
+    return new_strip(classes), new_strip(classes), new_strip(classes), new_strip(classes)
+
+
+@device
+def transform(scores: Any, slope: Any, softcap: Any, temperature: Any) -> None:
+    """Replace logits by softcap tanh(logits / softcap) / temperature, and keep the derivative."""
+    if softcap > 0.0:
+        for i in range(scores.size):
+            z = scores[i] / softcap
+            e = exp_of_difference(-2.0 * magnitude(z), 0.0)
+            slope[i] = 4.0 * e / ((1.0 + e) * (1.0 + e) * temperature)
+            scores[i] = softcap * tanh64(z) / temperature
+    elif temperature != 1.0:
+        for i in range(scores.size):
+            scores[i] = scores[i] / temperature
+
+
+@device
+def load_scores(logits: Any, work: Any, slope: Any, m: Any, softcap: Any, temperature: Any) -> None:
+    """Load logits, turn them into scores, find the rows' maxima."""
+    classes = logits.shape[1]
+    load(logits, work, -np.inf)
+    transform(filled(classes, work), slope.reshape(slope.size), softcap, temperature)
+    take_maxima(work, m)
+
+
+def load_masses(targets: Any, mass: Any, gain: Any, base: Any) -> None:
+    """Set mass to gain * c + base, where c are the rows' targets."""
+    raise AssertionError("kernels are compiled")
+
+
+def unload_masses(targets: Any, mass: Any, base: Any) -> None:
+    """Take out of mass what the next rows must not find."""
+    raise AssertionError("kernels are compiled")
+
+
+@overload(load_masses, jit_options={"error_model": "numpy"})
+def _load_masses(targets: Any, mass: Any, gain: Any, base: Any) -> Any:
+    def indices(targets: Any, mass: Any, gain: Any, base: Any) -> None:
+        for i in range(targets.size):  # mass is base already, but for the targets
+            s, lane = place(mass, i, targets[i])
+            mass[s, lane] += gain[s, lane]
+
+    def probabilities(targets: Any, mass: Any, gain: Any, base: Any) -> None:
+        load(targets, mass, 0.0)
+        c, factor, rest = mass.reshape(mass.size), gain.reshape(mass.size), base.reshape(mass.size)
+        for i in range(c.size):
+            c[i] = factor[i] * c[i] + rest[i]
+
+    return indices if isinstance(targets.dtype, types.Integer) else probabilities
+
+
+@overload(unload_masses, jit_options={"error_model": "numpy"})
+def _unload_masses(targets: Any, mass: Any, base: Any) -> Any:
+    def indices(targets: Any, mass: Any, base: Any) -> None:
+        for i in range(targets.size):
+            s, lane = place(mass, i, targets[i])
+            mass[s, lane] = base[s, lane]
+
+    def probabilities(targets: Any, mass: Any, base: Any) -> None:
+        pass
+
+    return indices if isinstance(targets.dtype, types.Integer) else probabilities
+
+
+@device
+def load_weights(row_weight: Any, start: Any, stop: Any, weight: Any) -> None:
+    """Give every row its weight, 1 if there are none."""
+    for i in range(stop - start):
+        weight[i] = row_weight[start + i] if row_weight.size else 1.0
+    spread(weight)
+
+
+@device
+def add_up(work: Any, mass: Any, m: Any, sums: Any) -> None:
+    """Replace work by exp(work - m) and add up, row by row.
+
+    LESS = sum of exp and REST = sum of t, both over s_j < m; TIES = how many s_j = m;
+    WHOLE = sum of t; GAP = sum of t (m - s), where no mass costs nothing: 0 * inf = 0.
+    """
+    sums[:] = 0.0
+    less, ties, rest, whole, gap = sums[LESS], sums[TIES], sums[REST], sums[WHOLE], sums[GAP]
+    for s in range(work.shape[0]):
+        scores, t = work[s], mass[s]
+        for i in range(m.size):
+            x = scores[i]
+            e = exp_of_difference(x, m[i])
+            scores[i] = e
+            less[i] += 0.0 if x == m[i] else e
+            ties[i] += 1.0 if x == m[i] else 0.0
+            rest[i] += 0.0 if x == m[i] else t[i]
+            whole[i] += t[i]
+            gap[i] += t[i] * (m[i] - x) if t[i] != 0.0 else 0.0
+    for k in range(sums.shape[0]):
+        fold(sums[k])
+
+
+@device
+def combine(work: Any, mass: Any, slope: Any, factors: Any) -> None:
+    """Replace work = exp(s - m) by (a exp - b t) slope; a winner has its own a and b."""
+    a, b, winner_a, winner_b = factors[0], factors[1], factors[2], factors[3]
+    for s in range(work.shape[0]):
+        e, t, d = work[s], mass[s], slope[s % slope.shape[0]]
+        for i in range(a.size):
+            wins = e[i] == 1.0
+            g = (winner_a[i] if wins else a[i]) * e[i] - (winner_b[i] if wins else b[i]) * t[i]
+            e[i] = g * d[i]
+
+
+@device
+def finish(
+    m: Any, sums: Any, weight: Any, scale: Any, z_loss: Any, loss: Any, penalty: Any, factors: Any
+) -> None:
+    """Turn sums into the rows' weighted losses, z-losses and the factors of `combine`."""
+    for i in range(different(m)):
+        others, total = sums[LESS, i] + (sums[TIES, i] - 1.0), sums[LESS, i] + sums[TIES, i]
+        log_total = log1p(others)
+        lse = m[i] + log_total
+        loss[i] = weight[i] * (sums[WHOLE, i] * log_total + sums[GAP, i])
+        penalty[i] = weight[i] * z_loss * lse * lse
+        b = weight[i] * scale
+        z = 2.0 * z_loss * lse * b
+        a = (sums[WHOLE, i] * b + z) / total
+        alone = others < 0.5  # then no other exponential can round to the winner's 1
+        factors[0, i], factors[1, i] = a, b
+        factors[2, i] = (sums[REST, i] * b + z) / total if alone else a
+        factors[3, i] = b * others / total if alone else b
+    for k in range(factors.shape[0]):
+        spread(factors[k])
+
+
+@device
+def report(
+    weight: Any, loss: Any, penalty: Any, start: Any, stop: Any, losses: Any, sums: Any
+) -> None:
+    """Add the rows' losses to sums[0], their z-losses to sums[1]; store both together."""
+    for i in range(stop - start):
+        value = loss[i] if weight[i] != 0.0 else 0.0
+        extra = penalty[i] if weight[i] != 0.0 else 0.0
+        sums[0] += value
+        sums[1] += extra
+        if losses.size:
+            losses[start + i] = value + extra
+
+
+@device
+def store_gradient(work: Any, weight: Any, rows: Any) -> None:
+    """Store the strip, 0 for rows of weight 0 whatever their scores hold."""
+    store(work, rows)
+    for i in range(rows.shape[0]):
+        if weight[i] == 0.0:
+            rows[i] = 0.0
+
+
+@kernel
+def soft_rows(
+    logits: Any,
+    targets: Any,
+    row_weight: Any,
+    class_weight: Any,
+    smoothing: Any,
+    z_loss: Any,
+    softcap: Any,
+    temperature: Any,
+    scale: Any,
+    losses: Any,
+    gradient: Any,
+    sums: Any,
+) -> None:
+    """Add the weighted losses to sums[0] and z-losses to sums[1]; store losses and gradient.
+
+    softcap 0 stands for none. The gradient is multiplied by scale, the losses are not.
+    """
+    classes = logits.shape[1]
+    work, mass, gain, base = new_strips(classes)
+    lay_out(class_weight * (1.0 - smoothing), gain)
+    lay_out(class_weight * (smoothing / classes), base)
+    mass[:] = base
+    slope = new_strip(classes) if softcap > 0.0 else np.ones((1, work.shape[1])) / temperature
+    m, loss, penalty = np.empty(work.shape[1]), np.empty(work.shape[1]), np.empty(work.shape[1])
+    weight = np.ones(work.shape[1])
+    row_sums, factors = np.empty((5, work.shape[1])), np.empty((4, work.shape[1]))
+    step = different(m)
+    for start in range(0, logits.shape[0], step):
+        stop = min(start + step, logits.shape[0])
+        load_scores(logits[start:stop], work, slope, m, softcap, temperature)
+        load_masses(targets[start:stop], mass, gain, base)
+        load_weights(row_weight, start, stop, weight)
+        add_up(work, mass, m, row_sums)
+        finish(m, row_sums, weight, scale, z_loss, loss, penalty, factors)
+        report(weight, loss, penalty, start, stop, losses, sums)
+        if gradient.size:
+            combine(work, mass, slope, factors)
+            store_gradient(work, weight, gradient[start:stop])
+        unload_masses(targets[start:stop], mass, base)
+
+
+# The two-term error -----------------------------------------------------------------------------
+
+
+@device
+def add_up_complements(
+    work: Any, mass: Any, others: Any, total: Any, complement: Any, pull: Any
+) -> None:
+    """Add up the second term, sum of (1 - c) (-ln(1 - p)), and the u of all but the winner.
+
+    With odds o = p / (1 - p): -ln(1 - p) = ln(1 + o) and u = (p - c) / (1 - p) = (1 - c) o - c.
+    1 - p = (total - exp) / total, and others / total for the winner.
+    """
+    complement[:] = 0.0
+    pull[:] = 0.0
+    for s in range(work.shape[0]):
+        e, c = work[s], mass[s]
+        for i in range(total.size):
+            wins = e[i] == 1.0 and others[i] < 0.5
+            odds = e[i] / (others[i] if wins else total[i] - e[i])
+            rest = 1.0 - c[i]
+            complement[i] += rest * log1p(odds) if rest != 0.0 else 0.0
+            pull[i] += 0.0 if wins else rest * odds - c[i]
+    fold(complement)
+    fold(pull)
+
+
+@device
+def winner_pull(work: Any, mass: Any, others: Any, pull: Any) -> None:
+    """Store others * u of the winner, 0 if there is none: (1 - c) exp - c others."""
+    pull[:] = 0.0
+    for s in range(work.shape[0]):
+        e, c = work[s], mass[s]
+        for i in range(others.size):
+            wins = e[i] == 1.0 and others[i] < 0.5
+            pull[i] += (1.0 - c[i]) - c[i] * others[i] if wins else 0.0
+    fold(pull)
+
+
+@device
+def combine_two_terms(
+    work: Any, mass: Any, others: Any, total: Any, pull: Any, winner: Any, factor: Any
+) -> None:
+    """Replace work by factor * [(1 - c_k) p_k - c_k (1 - p_k) - p_k sum of u_j over j != k]."""
+    for s in range(work.shape[0]):
+        e, c = work[s], mass[s]
+        for i in range(total.size):
+            wins = e[i] == 1.0 and others[i] < 0.5
+            remaining = others[i] if wins else total[i] - e[i]
+            p, q = e[i] / total[i], remaining / total[i]
+            own = 0.0 if wins else (1.0 - c[i]) * (e[i] / remaining) - c[i]
+            # others * u of the winner is at most 1, while u itself may overflow
+            far = 0.0 if wins or winner[i] == 0.0 else e[i] / others[i] * (winner[i] / total[i])
+            e[i] = factor[i] * ((1.0 - c[i]) * p - c[i] * q - p * (pull[i] - own) - far)
+
+
+@kernel
+def two_term_rows(
+    logits: Any,
+    targets: Any,
+    row_weight: Any,
+    class_weight: Any,
+    smoothing: Any,
+    scale: Any,
+    losses: Any,
+    gradient: Any,
+    sums: Any,
+) -> None:
+    """Do what `soft_rows` does for -sum_j [c_j ln p_j + (1 - c_j) ln(1 - p_j)], p a softmax."""
+    classes = logits.shape[1]
+    work, mass, gain, base = new_strips(classes)
+    lay_out(class_weight * (1.0 - smoothing), gain)
+    lay_out(class_weight * (smoothing / classes), base)
+    mass[:] = base
+    slope = np.ones((1, work.shape[1]))
+    m, loss, complement = np.empty(work.shape[1]), np.empty(work.shape[1]), np.empty(work.shape[1])
+    pull, winner = np.empty(work.shape[1]), np.empty(work.shape[1])
+    weight = np.ones(work.shape[1])
+    row_sums, factors = np.empty((5, work.shape[1])), np.empty((4, work.shape[1]))
+    step = different(m)
+    for start in range(0, logits.shape[0], step):
+        stop = min(start + step, logits.shape[0])
+        load_scores(logits[start:stop], work, slope, m, 0.0, 1.0)
+        load_masses(targets[start:stop], mass, gain, base)
+        load_weights(row_weight, start, stop, weight)
+        add_up(work, mass, m, row_sums)
+        finish(m, row_sums, weight, scale, 0.0, loss, complement, factors)
+        others, total = row_sums[LESS] + (row_sums[TIES] - 1.0), row_sums[LESS] + row_sums[TIES]
+        add_up_complements(work, mass, others, total, complement, pull)
+        complement *= weight
+        loss += complement
+        complement[:] = 0.0
+        report(weight, loss, complement, start, stop, losses, sums)
+        if gradient.size:
+            winner_pull(work, mass, others, winner)
+            combine_two_terms(work, mass, others, total, pull, winner, factors[1])
+            store_gradient(work, weight, gradient[start:stop])
+        unload_masses(targets[start:stop], mass, base)
+
+
+# Activations ------------------------------------------------------------------------------------
+
+
+@kernel
+def softmax_rows(
+    logits: Any, softcap: Any, temperature: Any, logarithm: Any, lse: Any, out: Any
+) -> None:
+    """Store logsumexp in lse (N,) and the softmax, or its logarithm, in out (N, C) if not empty."""
+    classes = logits.shape[1]
+    work, mass, scores, slope = new_strips(classes)
+    m, row_sums = np.empty(work.shape[1]), np.empty((5, work.shape[1]))
+    step = different(m)
+    for start in range(0, logits.shape[0], step):
+        stop = min(start + step, logits.shape[0])
+        load_scores(logits[start:stop], work, slope, m, softcap, temperature)
+        scores[:] = work
+        add_up(work, mass, m, row_sums)
+        log_total = log1p_each(row_sums[LESS] + (row_sums[TIES] - 1.0))
+        total = row_sums[LESS] + row_sums[TIES]
+        for i in range(stop - start):
+            infinite = softcap == 0.0 and logits[start + i].max() == np.inf
+            lse[start + i] = np.inf if infinite else m[i] + log_total[i]
+        if out.size:
+            if logarithm:
+                work[:] = (scores - m) - log_total
+            else:
+                work /= total
+            store(work, out[start:stop])
+
+
+@device
+def log1p_each(values: Any) -> Any:
+    """Return log1p of every value."""
+    result = np.empty(values.size)
+    for i in range(values.size):
+        result[i] = log1p(values[i])
+    return result

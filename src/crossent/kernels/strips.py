@@ -1,0 +1,149 @@
+"""Strips: one working layout for short and for long rows, so that each formula is written once.
+
+A strip is a float64 array of shape (steps, lanes). Formulas run down the steps, all lanes side by
+side in vector registers, with one accumulator per lane.
+
+* Short rows (up to SHORT classes): a lane is a row and a step is a class; TILE rows at a time,
+  turned on the way in and out, so that no vector is left half empty by a row of three classes.
+* Long rows: the strip is one row, cut into steps of LANES classes, -inf (or 0) beyond its end.
+  What the lanes have accumulated is then folded into one number, which every lane gets.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from crossent.kernels.compiler import device
+from crossent.kernels.intrinsics import maximum
+
+SHORT = 256
+TILE = 144  # whole vectors, but no power of two: columns of one would crowd a few cache sets
+LANES = 256  # tells a long row's strip from a tile
+
+
+@device
+def new_strip(classes: Any) -> Any:
+    """Return a strip of zeros for rows of so many classes."""
+    if classes <= SHORT:
+        return np.zeros((classes, TILE))
+    return np.zeros(((classes + LANES - 1) // LANES, LANES))
+
+
+@device
+def load(rows: Any, strip: Any, beyond: Any) -> None:
+    """Copy rows into the strip; a long row is followed by `beyond`."""
+    if strip.shape[1] == TILE:
+        for i in range(rows.shape[0]):
+            row = rows[i]
+            for j in range(row.size):
+                strip[j, i] = row[j]
+    else:
+        row, flat = rows[0], strip.reshape(strip.size)
+        for j in range(row.size):
+            flat[j] = row[j]
+        flat[row.size :] = beyond
+
+
+@device
+def store(strip: Any, rows: Any) -> None:
+    """Copy the strip back into rows."""
+    if strip.shape[1] == TILE:
+        for i in range(rows.shape[0]):
+            row = rows[i]
+            for j in range(row.size):
+                row[j] = strip[j, i]
+    else:
+        row, flat = rows[0], strip.reshape(strip.size)
+        for j in range(row.size):
+            row[j] = flat[j]
+
+
+@device
+def lay_out(per_class: Any, strip: Any) -> None:
+    """Give every row of the strip the same entries, one per class."""
+    if strip.shape[1] == TILE:
+        for j in range(per_class.size):
+            strip[j, :] = per_class[j]
+    else:
+        strip.reshape(strip.size)[: per_class.size] = per_class
+
+
+@device
+def filled(classes: Any, strip: Any) -> Any:
+    """Return the strip as one vector, without what lies beyond the end of a long row."""
+    return strip.reshape(strip.size)[: strip.size if strip.shape[1] == TILE else classes]
+
+
+@device
+def place(strip: Any, row: Any, column: Any) -> Any:
+    """Return where in the strip a row's column stands."""
+    if strip.shape[1] == TILE:
+        return column, row
+    return column // LANES, column % LANES
+
+
+@device
+def fold(accumulator: Any) -> None:
+    """Give every lane of a long row the sum of all lanes; short rows have theirs already."""
+    if accumulator.size != TILE:
+        accumulator[:] = accumulator.sum()
+
+
+@device
+def different(per_lane: Any) -> Any:
+    """Return how many lanes hold different rows; the lanes of a long row all hold the same."""
+    return TILE if per_lane.size == TILE else 1
+
+
+@device
+def spread(per_lane: Any) -> None:
+    """Give every lane of a long row what the first one has."""
+    if per_lane.size != TILE:
+        per_lane[:] = per_lane[0]
+
+
+@device
+def take_maxima(strip: Any, m: Any) -> None:
+    """Store every row's maximum in m, NaN if it holds one; a row with +inf becomes its limit."""
+    m[:] = -np.inf
+    for s in range(strip.shape[0]):
+        scores = strip[s]
+        for i in range(m.size):
+            m[i] = maximum(m[i], scores[i])
+    greatest = largest(m)
+    if m.size != TILE:
+        m[:] = greatest
+    if not greatest < np.inf:
+        take_limits(strip, m)
+
+
+@device
+def largest(values: Any) -> Any:
+    """Return the maximum, NaN if there is one."""
+    m = -np.inf
+    for i in range(values.size):
+        m = maximum(m, values[i])
+    return m
+
+
+@device
+def take_limits(strip: Any, m: Any) -> None:
+    """Replace rows whose maximum is +inf by their limit: that class alone, or NaN if several."""
+    found = 0
+    for i in range(m.size):
+        if m[i] == np.inf:
+            infinite = take_limit(strip[:, i])
+            found += infinite
+            m[i] = 0.0 if infinite == 1 else np.nan
+    if m.size != TILE and found:
+        m[:] = 0.0 if found == 1 else np.nan
+
+
+@device
+def take_limit(scores: Any) -> Any:
+    """Replace +inf by 0 and all else by -inf, and return how many there were of the first."""
+    infinite = 0
+    for j in range(scores.size):
+        infinite += scores[j] == np.inf
+        scores[j] = 0.0 if scores[j] == np.inf else -np.inf
+    return infinite

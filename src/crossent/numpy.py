@@ -1,0 +1,476 @@
+"""The NumPy front end: check, run the kernel over the rows, reduce.
+
+Every public method of a loss comes here with the loss itself, a frozen set of options. `prepare`
+checks the arrays once and turns them into a `Problem`: plain two-dimensional arrays, the kernel
+to run over them, and what the reductions divide by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossent import checks
+from crossent.kernels import hard, scan, soft
+from crossent.kernels import sigmoid as sigmoid_kernels
+from crossent.kernels.strips import SHORT
+from crossent.sums import LossSums
+from crossent.threads import sum_over_rows
+
+Array = NDArray[Any]
+Kernel = Callable[[int, int, float, Any, Any, Array], object]
+NO_ROW = np.empty(0)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A checked call: two-dimensional arrays and what to do with them.
+
+    Attributes
+    ----------
+    logits : array (N, C)
+        Scores, classes or outputs last, contiguous, float32 or float64.
+    kernel : callable
+        kernel(start, stop, scale, losses, gradient, sums) for some of the rows.
+    losses_shape : tuple
+        Shape of the losses before they are reduced.
+    flat_losses : bool
+        Whether the kernel stores one loss per row (True) or one per output.
+    weight, samples : float
+        What "mean" and "batchmean" divide by.
+    ignored : int
+        Rows or outputs that take no part.
+    axis : int
+        Where the classes were, counted from 0.
+    targets : array (N,) or (N, C)
+        Class indices, or probabilities.
+    weights : array (N,), (N, 1), (N, C) or empty
+        Sample weights, 0 where a row is ignored; empty for ones.
+    """
+
+    logits: Array
+    kernel: Kernel
+    losses_shape: tuple[int, ...]
+    flat_losses: bool
+    weight: float
+    samples: float
+    ignored: int
+    axis: int
+    targets: Array
+    weights: Array
+
+    def run(self, scale: float, losses: Any, gradient: Any) -> NDArray[np.float64]:
+        """Run the kernel over all rows and return its sums: losses and z-losses."""
+        empty = np.empty((0, 0), self.logits.dtype)
+
+        def work(start: int, stop: int, sums: Array) -> None:
+            part = NO_ROW if losses is None else losses[start:stop]
+            out = empty if gradient is None else gradient[start:stop]
+            self.kernel(start, stop, scale, part, out, sums)
+
+        return sum_over_rows(work, *self.logits.shape)
+
+
+# What the losses ask for ------------------------------------------------------------------------
+
+
+def value(loss: Any, logits: Any, targets: Any, sample_weight: Any, normalizer: Any) -> Any:
+    """Return the reduced loss, or the losses for reduction "none"."""
+    return _evaluate(loss, checks.logits(logits), targets, sample_weight, normalizer, None)
+
+
+def value_and_grad(
+    loss: Any, logits: Any, targets: Any, sample_weight: Any, normalizer: Any, out: Any
+) -> tuple[Any, Array]:
+    """Return the reduced loss and its gradient in the logits."""
+    logits = checks.logits(logits)
+    if out is None:
+        out = np.empty(logits.shape, logits.dtype)
+    else:
+        checks.out(out, logits)
+    return _evaluate(loss, logits, targets, sample_weight, normalizer, out), out
+
+
+def sums(loss: Any, logits: Any, targets: Any, sample_weight: Any) -> LossSums:
+    """Return sums that merge with those of other samples."""
+    logits = checks.logits(logits)
+    problem = prepare(loss, logits, targets, sample_weight)
+    totals = problem.run(1.0, None, None)
+    rows, correct = _decisions(loss, problem)
+    return LossSums(
+        sum=float(totals[0]),
+        z_loss=float(totals[1]),
+        weight=problem.weight,
+        samples=problem.samples,
+        rows=rows,
+        correct=correct,
+        ignored=problem.ignored,
+    )
+
+
+def prepare(loss: Any, logits: Array, targets: Any, sample_weight: Any) -> Problem:
+    """Check the arrays of a call and return what has to be computed."""
+    if loss.activation_name == "softmax":
+        return _softmax_problem(loss, logits, targets, sample_weight)
+    return _sigmoid_problem(loss, logits, targets, sample_weight)
+
+
+def _evaluate(
+    loss: Any, logits: Array, targets: Any, sample_weight: Any, normalizer: Any, out: Array | None
+) -> Any:
+    problem = prepare(loss, logits, targets, sample_weight)
+    divisor = divide_by(loss.reduction, problem, normalizer)
+    scale = 1.0 / divisor if divisor else 0.0
+    losses = _new_losses(problem) if loss.reduction == "none" else None
+    gradient = None if out is None else _working_gradient(problem, out)
+    totals = problem.run(scale, losses, gradient)
+    if out is not None:
+        _store_gradient(problem, gradient, out)
+    dtype = result_type(logits.dtype)
+    if losses is not None:
+        return losses.astype(dtype).reshape(problem.losses_shape)[()]
+    return dtype(totals.sum() * scale)
+
+
+def _new_losses(problem: Problem) -> Array:
+    return np.empty(len(problem.logits) if problem.flat_losses else problem.logits.shape)
+
+
+def divide_by(reduction: str, problem: Problem, normalizer: Any) -> float:
+    """Return what the sum is divided by: 1, the normalizer, or the weight of what took part."""
+    given = checks.normalizer(normalizer, reduction)
+    if given is not None:
+        return given
+    if reduction == "mean":
+        return problem.weight
+    return problem.samples if reduction == "batchmean" else 1.0
+
+
+def result_type(dtype: Any) -> Any:
+    """Return the type of a loss: float64 for float64 scores, else float32."""
+    return np.float64 if dtype == np.float64 else np.float32
+
+
+# Layout: what the kernels want, and back --------------------------------------------------------
+
+
+def _rows(array: Array, axis: int) -> Array:
+    """Return the array as (N, C) in the type that is computed in, copied only if need be."""
+    moved = np.moveaxis(array, axis, -1) if array.ndim > 1 else array
+    if array.dtype.name in checks.HALF_TYPES:
+        moved = moved.astype(np.float32)
+    return _writable(np.ascontiguousarray(moved.reshape(-1, array.shape[axis])))
+
+
+def _writable(array: Array) -> Array:
+    """Return a view that counts as writable: kernels never write inputs, and one type is enough."""
+    if array.flags.writeable:
+        return array
+    interface = dict(array.__array_interface__, data=(array.__array_interface__["data"][0], False))
+    holder = type("Memory", (), {"__array_interface__": interface, "owner": array})()
+    return np.asarray(holder)
+
+
+def _working_gradient(problem: Problem, out: Array) -> Array:
+    """Return `out` itself as (N, C) where the kernels can write to it, else new memory."""
+    last = problem.axis == out.ndim - 1
+    if last and out.flags.c_contiguous and out.dtype == problem.logits.dtype:
+        return out.reshape(problem.logits.shape)
+    return np.empty(problem.logits.shape, problem.logits.dtype)
+
+
+def _store_gradient(problem: Problem, gradient: Any, out: Array) -> None:
+    if np.may_share_memory(gradient, out):
+        return
+    moved = np.moveaxis(out, problem.axis, -1) if out.ndim > 1 else out
+    moved[...] = gradient.reshape(moved.shape)
+
+
+# Softmax losses ---------------------------------------------------------------------------------
+
+
+def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any) -> Problem:
+    axis = checks.axis(loss.axis, logits.ndim)
+    classes = logits.shape[axis]
+    checks.classes(classes)
+    row_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
+    targets = checks.targets(targets, logits.shape, axis)
+    weights = checks.sample_weight(sample_weight, row_shape)
+    class_weight = checks.per_output("class_weight", loss.class_weight, classes, "classes")
+    z = _rows(logits, axis)
+    weights = NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
+    if targets.dtype == np.int64:
+        y, weights = _index_targets(targets, weights, classes, loss.ignore_index)
+        mass = class_weight[y] if class_weight.size else NO_ROW
+        if loss.name == "cross_entropy" and loss.is_plain:
+            row_weight = _product(weights, mass)
+            kernel = _hard_kernel(z, y, row_weight)
+            weight = float(row_weight.sum()) if row_weight.size else float(len(z))
+            return _problem(z, kernel, row_shape, weight, y, weights, axis)
+        weight = _product(weights, mass).sum() if weights.size or mass.size else len(z)
+    else:
+        y = _rows(targets, axis)
+        weight = _scan_probabilities(y, targets, class_weight, weights, axis)
+    kernel = _row_kernel(loss, z, y, weights, class_weight)
+    if loss.name == "softmax_binary_cross_entropy":  # its second term counts every class anyway
+        weight = weights.sum() if weights.size else len(z)
+    return _problem(z, kernel, row_shape, float(weight), y, weights, axis)
+
+
+def _problem(
+    z: Array,
+    kernel: Kernel,
+    row_shape: tuple[int, ...],
+    weight: float,
+    y: Array,
+    weights: Array,
+    axis: int,
+) -> Problem:
+    samples = float(weights.sum()) if weights.size else float(len(z))
+    ignored = int((weights == 0).sum()) if weights.size else 0
+    return Problem(z, kernel, row_shape, True, weight, samples, ignored, axis, y, weights)
+
+
+def _index_targets(
+    targets: Array, weights: Array, classes: int, ignore_index: int
+) -> tuple[Array, Array]:
+    """Return indices that are all classes, and weights that are 0 where one was ignored."""
+    flat = _writable(np.ascontiguousarray(targets.reshape(-1)))
+    ignored, bad = sum_over_rows(
+        lambda start, stop, sums: scan.scan_indices(flat[start:stop], classes, ignore_index, sums),
+        len(flat),
+        1,
+    )
+    if bad:
+        raise checks.bad_index(targets, classes, ignore_index)
+    if not ignored:
+        return flat, weights
+    keep = flat != ignore_index
+    return np.where(keep, flat, 0), keep * (weights if weights.size else 1.0)
+
+
+def _scan_probabilities(
+    y: Array, targets: Array, class_weight: Array, weights: Array, axis: int
+) -> float:
+    """Check probabilities of the rows that take part, and return their weighted mass."""
+    mass, bad = sum_over_rows(
+        lambda start, stop, sums: scan.scan_probabilities(
+            y[start:stop], class_weight, weights[start:stop], sums
+        ),
+        *y.shape,
+    )
+    if bad:
+        row_shape = targets.shape[:axis] + targets.shape[axis + 1 :]
+        part = np.expand_dims(weights.reshape(row_shape) != 0, axis) if weights.size else True
+        raise checks.bad_probability(targets, taking_part=part)
+    return float(mass)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """Return a * b, where an empty array stands for ones."""
+    return a * b if a.size and b.size else a if a.size else b
+
+
+def _hard_kernel(z: Array, y: Array, row_weight: Array) -> Kernel:
+    kernel = hard.hard_tiles if z.shape[1] <= SHORT else hard.hard_rows
+
+    def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
+        kernel(z[a:b], y[a:b], row_weight[a:b], scale, losses, gradient, sums)
+
+    return run
+
+
+def _row_kernel(loss: Any, z: Array, y: Array, weights: Array, class_weight: Array) -> Kernel:
+    class_weight = class_weight if class_weight.size else np.ones(z.shape[1])
+    if loss.name == "cross_entropy":
+        kernel: Any = soft.soft_rows
+        options = [loss.label_smoothing, loss.z_loss, loss.softcap or 0.0, loss.temperature]
+    else:
+        kernel, options = soft.two_term_rows, [loss.label_smoothing]
+
+    def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
+        kernel(z[a:b], y[a:b], weights[a:b], class_weight, *options, scale, losses, gradient, sums)
+
+    return run
+
+
+# Sigmoid losses ---------------------------------------------------------------------------------
+
+
+def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any) -> Problem:
+    targets = checks.binary_targets(targets, logits.shape)
+    sample_shape = logits.shape[:-1] if logits.ndim > 1 else logits.shape
+    weights = checks.sample_weight(sample_weight, sample_shape, logits.shape)
+    outputs = logits.shape[-1] if logits.ndim > 1 else 1
+    z, y = _outputs(logits, outputs), _outputs(targets.astype(result_type(targets.dtype)), outputs)
+    rows = NO_ROW if weights is None else weights.reshape(len(z), -1)
+    _scan_outputs(y, targets, weights)
+    pos_weight = None
+    if loss.name == "binary_cross_entropy":
+        pos_weight = checks.per_output("pos_weight", loss.pos_weight, outputs, "outputs")
+        pos_weight = pos_weight if pos_weight.size else np.ones(outputs)
+    weight, samples = _sigmoid_divisors(z, rows)
+    ignored = int((rows == 0).sum()) * (outputs if rows.shape[-1:] == (1,) else 1)
+    kernel = _sigmoid_kernel(z, y, pos_weight, rows, loss.label_smoothing)
+    axis = max(logits.ndim - 1, 0)
+    return Problem(z, kernel, logits.shape, False, weight, samples, ignored, axis, y, rows)
+
+
+def _outputs(array: Array, outputs: int) -> Array:
+    """Return the array as (n, J), in the type that is computed in."""
+    if array.dtype.name in checks.HALF_TYPES:
+        array = array.astype(np.float32)
+    rows = array.size // outputs if outputs else 0
+    return _writable(np.ascontiguousarray(array.reshape(rows, outputs)))
+
+
+def _scan_outputs(y: Array, targets: Array, weights: Array | None) -> None:
+    """Check the targets of the outputs that take part."""
+    _, bad = sum_over_rows(
+        lambda start, stop, sums: scan.scan_probabilities(y[start:stop], NO_ROW, NO_ROW, sums),
+        *y.shape,
+    )
+    if bad:
+        part = True if weights is None else weights != 0
+        if weights is not None and weights.shape != targets.shape:
+            part = np.expand_dims(part, -1)
+        if (~((targets >= 0) & (targets <= 1)) & part).any():
+            raise checks.bad_probability(targets, taking_part=part)
+
+
+def _sigmoid_divisors(z: Array, weights: Array) -> tuple[float, float]:
+    """Return the weight of all outputs, and of all samples."""
+    if not weights.size:
+        return float(z.size), float(len(z))
+    samples = float(weights.sum()) / weights.shape[1]
+    return samples * z.shape[1], samples
+
+
+def _sigmoid_kernel(z: Array, y: Array, pos_weight: Any, weights: Array, alpha: float) -> Kernel:
+    weights = weights if weights.size else np.empty((0, 1))
+
+    def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
+        sigmoid_kernels.sigmoid_rows(
+            z[a:b],
+            y[a:b],
+            pos_weight,
+            weights[a:b],
+            alpha,
+            scale,
+            losses if losses.size else None,
+            gradient if gradient.size else None,
+            sums,
+        )
+
+    return run
+
+
+# Activations and decisions ----------------------------------------------------------------------
+
+
+def softmax(logits: Any, axis: int = -1) -> Array:
+    """Return the softmax along the axis; dtype as given."""
+    return _softmax_of(logits, axis, None, 1.0, logarithm=False)
+
+
+def log_softmax(logits: Any, axis: int = -1) -> Array:
+    """Return the logarithm of the softmax along the axis; dtype as given."""
+    return _softmax_of(logits, axis, None, 1.0, logarithm=True)
+
+
+def _softmax_of(
+    logits: Any, axis: int, softcap: float | None, temperature: float, logarithm: bool
+) -> Array:
+    logits = checks.logits(logits)
+    axis = checks.axis(axis, logits.ndim)
+    checks.classes(logits.shape[axis])
+    z = _rows(logits, axis)
+    p = np.empty(z.shape, z.dtype)
+    _softmax(z, softcap, temperature, logarithm, np.empty(len(z)), p)
+    shape = logits.shape[:axis] + logits.shape[axis + 1 :] + (logits.shape[axis],)
+    return np.moveaxis(p.reshape(shape), -1, axis).astype(logits.dtype, copy=False)
+
+
+def logsumexp(logits: Any, axis: int = -1) -> Any:
+    """Return ln sum exp along the axis; float32 for half types."""
+    logits = checks.logits(logits)
+    axis = checks.axis(axis, logits.ndim)
+    checks.classes(logits.shape[axis])
+    z = _rows(logits, axis)
+    lse = np.empty(len(z))
+    _softmax(z, None, 1.0, False, lse, np.empty((0, 0), z.dtype))
+    shape = logits.shape[:axis] + logits.shape[axis + 1 :]
+    return lse.astype(result_type(logits.dtype)).reshape(shape)[()]
+
+
+def _softmax(
+    z: Array, softcap: float | None, temperature: float, logarithm: bool, lse: Array, p: Array
+) -> None:
+    sum_over_rows(
+        lambda start, stop, sums: soft.softmax_rows(
+            z[start:stop], softcap or 0.0, temperature, logarithm, lse[start:stop], p[start:stop]
+        ),
+        *z.shape,
+    )
+
+
+def sigmoid(logits: Any) -> Any:
+    """Return 1 / (1 + exp(-logits)), elementwise; dtype as given."""
+    return _sigmoid_of(logits, logarithm=False)
+
+
+def log_sigmoid(logits: Any) -> Any:
+    """Return the logarithm of the sigmoid, elementwise; dtype as given."""
+    return _sigmoid_of(logits, logarithm=True)
+
+
+def _sigmoid_of(logits: Any, logarithm: bool) -> Any:
+    logits = checks.logits(logits)
+    z = _outputs(logits, 1).reshape(-1)
+    a = np.empty(z.shape, z.dtype)
+    sum_over_rows(
+        lambda start, stop, sums: sigmoid_kernels.sigmoid_each(
+            z[start:stop], logarithm, a[start:stop]
+        ),
+        len(z),
+        1,
+    )
+    return a.reshape(logits.shape).astype(logits.dtype, copy=False)[()]
+
+
+def activation(loss: Any, logits: Any) -> Any:
+    """Return the outputs that a loss sees."""
+    if loss.activation_name == "softmax":
+        return _softmax_of(logits, loss.axis, loss.softcap, loss.temperature, logarithm=False)
+    return sigmoid(logits)
+
+
+def predict(loss: Any, logits: Any) -> Any:
+    """Return the class of the largest score, or 1 where a sigmoid output is above one half."""
+    logits = checks.logits(logits)
+    if loss.activation_name == "sigmoid":
+        return (logits > 0).astype(np.int64)[()]
+    axis = checks.axis(loss.axis, logits.ndim)
+    checks.classes(logits.shape[axis])
+    return logits.argmax(axis=axis)
+
+
+def one_hot(labels: Any, num_classes: int) -> Array:
+    """Return rows with 1 at each label."""
+    return np.eye(num_classes)[checks.labels(labels, num_classes)]
+
+
+def _decisions(loss: Any, problem: Problem) -> tuple[int, int]:
+    """Return how many decisions took part, and how many agree with the target."""
+    if loss.activation_name == "softmax":
+        decided = problem.logits.argmax(axis=1)
+        truth = problem.targets if problem.targets.ndim == 1 else problem.targets.argmax(axis=1)
+    else:
+        decided, truth = problem.logits > 0, problem.targets > 0.5
+    part = problem.weights != 0 if problem.weights.size else np.ones(1, bool)
+    part = np.broadcast_to(part, decided.shape)
+    return int(part.sum()), int(((decided == truth) & part).sum())

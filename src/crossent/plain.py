@@ -1,0 +1,262 @@
+"""What needs no kernel, in plain float64 NumPy: Hessian products, given probabilities, the chain.
+
+Everything here takes a checked `Problem` apart (see numpy.py), so that targets, weights and
+reductions mean what they mean there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossent import checks, reference
+from crossent.numpy import Array, Problem, divide_by, prepare, result_type
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ChainRule:
+    """Every link of the chain rule of one error, for each row of scores, in float64.
+
+    Attributes
+    ----------
+    p : array, shape of the logits
+        The outputs: sigmoid or softmax.
+    dE_dp : array, shape of the logits
+        Derivative of the error in the outputs.
+    dp_ds : array, (..., C, C) for softmax, shape of the logits for sigmoid
+        Derivative of the outputs in the logits: the full Jacobian, or sigma' output by output.
+    dE_ds : array, shape of the logits
+        Their product: the derivative of the error in the logits.
+    """
+
+    p: Float64
+    dE_dp: Float64
+    dp_ds: Float64
+    dE_ds: Float64
+
+
+# Targets as masses ------------------------------------------------------------------------------
+
+
+def _masses(loss: Any, problem: Problem) -> Float64:
+    """Return the target mass of every class after smoothing and class weights, (N, C)."""
+    classes = problem.logits.shape[1]
+    y = problem.targets
+    c = reference.smooth(np.eye(classes)[y] if y.ndim == 1 else y, loss.label_smoothing)
+    return c * checks.per_output("class_weight", loss.class_weight, classes, "classes", 1.0)
+
+
+def _binary_masses(loss: Any, problem: Problem) -> tuple[Float64, Float64]:
+    """Return the masses on 1 and on 0 of every output, (n, J)."""
+    y = reference.smooth_binary(problem.targets, loss.label_smoothing)
+    outputs = problem.logits.shape[1]
+    return y * checks.per_output("pos_weight", loss.pos_weight, outputs, "outputs", 1.0), 1 - y
+
+
+def _column(weights: Array) -> Any:
+    """Return weights that broadcast against (N, C)."""
+    return (weights if weights.ndim == 2 else weights[:, None]) if weights.size else 1.0
+
+
+def _back(problem: Problem, rows: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return (N, C) in the shape of the logits."""
+    moved = shape[: problem.axis] + shape[problem.axis + 1 :] + shape[problem.axis :][:1]
+    return np.moveaxis(rows.reshape(moved), -1, problem.axis).astype(dtype) if shape else rows[0, 0]
+
+
+# Hessian times vector ---------------------------------------------------------------------------
+
+
+def hvp(
+    loss: Any, logits: Any, targets: Any, vector: Any, sample_weight: Any, normalizer: Any
+) -> Array:
+    """Return the Hessian of the reduced loss in the logits, times a vector, in closed form."""
+    logits = checks.logits(logits)
+    vector = checks.vector(vector, logits.shape)
+    problem = prepare(loss, logits, targets, sample_weight)
+    divisor = divide_by(loss.reduction, problem, normalizer)
+    v = (
+        np.moveaxis(vector, problem.axis, -1).reshape(problem.logits.shape)
+        if logits.ndim
+        else vector.reshape(1, 1)
+    )
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        product = _PRODUCTS[loss.name](loss, problem, v) * (
+            _column(problem.weights) / divisor if divisor else 0.0
+        )
+    if problem.weights.size:
+        product = np.where(_column(problem.weights) == 0, 0.0, product)
+    return _back(problem, product, logits.shape, logits.dtype)
+
+
+def _cross_entropy_product(loss: Any, problem: Problem, v: Float64) -> Float64:
+    """H v = s' [k (p u - p (p . u)) + 2 zeta (p . u) p] + dE/ds s'' v, with u = s' v."""
+    t = _masses(loss, problem)
+    s, slope, curvature = _scores(loss, problem.logits)
+    p, lse = reference.softmax(s), reference.logsumexp(s)[:, None]
+    whole = t.sum(axis=1, keepdims=True) + 2 * loss.z_loss * lse
+    u = slope * v
+    inner = (p * u).sum(axis=1, keepdims=True)
+    product = whole * p * (u - inner) + 2 * loss.z_loss * inner * p
+    return np.asarray(slope * product + (whole * p - t) * curvature * v)
+
+
+def _scores(loss: Any, logits: Array) -> tuple[Float64, Any, Any]:
+    """Return the scores and their first and second derivative in the logits."""
+    s = reference.scores(logits, loss.softcap, loss.temperature)
+    if loss.softcap is None:
+        return s, 1.0 / loss.temperature, 0.0
+    h = np.tanh(logits.astype(np.float64) / loss.softcap)
+    slope = (1 - h * h) / loss.temperature
+    return s, slope, -2 * h * slope / loss.softcap
+
+
+def _two_term_product(loss: Any, problem: Problem, v: Float64) -> Float64:
+    """Differentiate g = u - p sum u along v, with p' = p (v - p . v)."""
+    c = _masses(loss, problem)
+    p = reference.softmax(problem.logits)
+    q = _complement(p)
+    u = (p - c) / q
+    p_dot = p * (v - (p * v).sum(axis=1, keepdims=True))
+    u_dot = p_dot * (1 - c) / q**2
+    total, total_dot = u.sum(axis=1, keepdims=True), u_dot.sum(axis=1, keepdims=True)
+    return np.asarray(u_dot - p_dot * total - p * total_dot)
+
+
+def _complement(p: Float64) -> Float64:
+    """Return 1 - p, the winner's as the sum of the others."""
+    q = 1 - p
+    winner = p.argmax(axis=1)[:, None]
+    others = np.where(np.arange(p.shape[1]) == winner, 0.0, p).sum(axis=1, keepdims=True)
+    np.put_along_axis(q, winner, others, axis=1)
+    return q
+
+
+def _binary_product(loss: Any, problem: Problem, v: Float64) -> Float64:
+    """H v = (a + b) sigma' v for masses a on 1 and b on 0."""
+    a, b = _binary_masses(loss, problem)
+    return np.asarray((a + b) * _sigma_prime(problem.logits) * v)
+
+
+def _quadratic_product(loss: Any, problem: Problem, v: Float64) -> Float64:
+    """H v = sigma' (sigma' + (a - y) (1 - 2 a)) v."""
+    a, slope = reference.sigmoid(problem.logits), _sigma_prime(problem.logits)
+    return np.asarray(slope * (slope + (a - problem.targets) * (1 - 2 * a)) * v)
+
+
+def _sigma_prime(z: Array) -> Float64:
+    return reference.sigmoid(z) * reference.sigmoid(-z)
+
+
+_PRODUCTS = {
+    "cross_entropy": _cross_entropy_product,
+    "softmax_binary_cross_entropy": _two_term_product,
+    "binary_cross_entropy": _binary_product,
+    "quadratic_cost": _quadratic_product,
+}
+
+
+# Given probabilities ----------------------------------------------------------------------------
+
+
+def from_probabilities(
+    loss: Any, p: Any, targets: Any, sample_weight: Any, normalizer: Any, logarithms: bool = False
+) -> Any:
+    """Return the reduced loss of given outputs (or their logarithms), nothing clipped."""
+    checks.acts_on_logits(**loss.logit_options)
+    given = checks.logits(p, "log_probabilities" if logarithms else "probabilities")
+    softmax = loss.activation_name == "softmax"
+    axis = checks.axis(loss.axis, given.ndim) if softmax else None
+    check = checks.log_probabilities if logarithms else checks.probabilities
+    problem = prepare(loss, check(given, axis), targets, sample_weight)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_p = problem.logits if logarithms else np.log(problem.logits)
+        errors = _errors(loss, problem, log_p, None if logarithms else problem.logits)
+    return _reduce(loss, problem, errors, normalizer, result_type(given.dtype))
+
+
+def _errors(loss: Any, problem: Problem, log_p: Float64, p: Float64 | None) -> Float64:
+    """Return the errors of all rows (softmax) or outputs (sigmoid), from ln p and p if known."""
+    if loss.name == "quadratic_cost":
+        return 0.5 * ((np.exp(log_p) if p is None else p) - problem.targets) ** 2
+    if loss.name == "binary_cross_entropy":
+        a, b = _binary_masses(loss, problem)
+        return -(_weigh(a, log_p) + _weigh(b, _log_complement(log_p, p)))
+    if problem.targets.ndim == 1 and loss.name == "cross_entropy" and not loss.label_smoothing:
+        weight = checks.per_output(
+            "class_weight", loss.class_weight, log_p.shape[1], "classes", 1.0
+        )
+        y = problem.targets
+        return -_weigh(weight[y], log_p[np.arange(len(y)), y])
+    c = _masses(loss, problem)
+    errors = -_weigh(c, log_p).sum(axis=1)
+    if loss.name == "softmax_binary_cross_entropy":
+        errors -= _weigh(1 - c, _log_complement(log_p, p)).sum(axis=1)
+    return np.asarray(errors)
+
+
+def _weigh(mass: Float64, log_p: Float64) -> Float64:
+    """Return mass * ln p with 0 * -inf = 0."""
+    return np.where(mass == 0, 0.0, mass * log_p)
+
+
+def _log_complement(log_p: Float64, p: Float64 | None) -> Float64:
+    """Return ln(1 - p), from p where it is known."""
+    if p is not None:
+        return np.log1p(-p)
+    near = log_p > -0.5  # there 1 - p is small: expm1 keeps it
+    return np.where(near, np.log(-np.expm1(log_p)), np.log1p(-np.exp(log_p)))
+
+
+def _reduce(loss: Any, problem: Problem, errors: Float64, normalizer: Any, dtype: Any) -> Any:
+    weights = problem.weights
+    if weights.size:
+        weights = np.broadcast_to(weights, errors.shape)
+        errors = np.where(weights == 0, 0.0, weights * errors)
+    divisor = divide_by(loss.reduction, problem, normalizer)
+    if loss.reduction == "none":
+        return errors.astype(dtype).reshape(problem.losses_shape)[()]
+    return dtype(errors.sum() / divisor) if divisor else dtype(0.0)
+
+
+# The chain rule ---------------------------------------------------------------------------------
+
+
+def chain_rule(loss: Any, logits: Any, targets: Any) -> ChainRule:
+    """Return every link of the chain rule, each computed on its own, and their product."""
+    checks.no_z_loss(getattr(loss, "z_loss", 0.0))
+    logits = checks.logits(logits)
+    problem = prepare(loss, logits, targets, None)
+    links = _softmax_links if loss.activation_name == "softmax" else _sigmoid_links
+    p, dE_dp, dp_ds, dE_ds = links(loss, problem)
+    back = [_back(problem, rows, logits.shape, np.float64) for rows in (p, dE_dp, dE_ds)]
+    if loss.activation_name == "softmax":
+        rows = problem.losses_shape
+        return ChainRule(back[0], back[1], dp_ds.reshape(rows + dp_ds.shape[1:]), back[2])
+    return ChainRule(back[0], back[1], _back(problem, dp_ds, logits.shape, np.float64), back[2])
+
+
+def _softmax_links(loss: Any, problem: Problem) -> tuple[Float64, Float64, Float64, Float64]:
+    c = _masses(loss, problem)
+    s, slope, _ = _scores(loss, problem.logits)
+    p = reference.softmax(s)
+    two_terms = loss.name == "softmax_binary_cross_entropy"
+    dE_dp = reference.two_term_dE_dp(p, c) if two_terms else reference.cross_entropy_dE_dp(p, c)
+    dp_ds = reference.softmax_jacobian(p) * np.broadcast_to(slope, p.shape)[:, None, :]
+    return p, dE_dp, dp_ds, reference.chain(dE_dp, dp_ds)
+
+
+def _sigmoid_links(loss: Any, problem: Problem) -> tuple[Float64, Float64, Float64, Float64]:
+    a = reference.sigmoid(problem.logits)
+    if loss.name == "quadratic_cost":
+        dE_da = reference.quadratic_cost_dE_da(a, problem.targets)
+    else:
+        positive, negative = _binary_masses(loss, problem)
+        dE_da = reference.ratio(negative, 1 - a) - reference.ratio(positive, a)
+    slope = reference.sigmoid_prime(problem.logits)
+    return a, dE_da, slope, dE_da * slope

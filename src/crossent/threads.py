@@ -1,0 +1,102 @@
+"""Rows shared out among threads.
+
+Kernels hold no interpreter lock, so ordinary Python threads run them side by side. No threading
+layer of a compiler is involved: nothing to abort after a fork or under concurrent callers. Rows
+are cut by their number alone, and partial sums are added in the order of the rows, so a result
+has the same bits whatever the number of threads.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHUNK = 1 << 19  # scores: long enough to hide the call, short enough to share out evenly
+
+_pool: ThreadPoolExecutor | None = None
+_lock = threading.Lock()
+
+
+def _default_threads() -> int:
+    for name in ("CROSSENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(name, "")
+        if text.isdigit() and int(text) > 0:
+            return int(text)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_threads = _default_threads()
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call may use."""
+    return _threads
+
+
+def set_num_threads(threads: int) -> None:
+    """Let every later call use so many threads; the results keep their bits.
+
+    The default is the first of the environment variables CROSSENT_NUM_THREADS, NUMBA_NUM_THREADS
+    and OMP_NUM_THREADS that is set, else the number of processors this process may use.
+    """
+    global _threads
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads is {threads!r}; it must be a whole number, 1 or more")
+    with _lock:
+        _threads = threads
+        _forget_pool()
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None
+
+
+def _after_fork() -> None:
+    """Forget the parent's threads: none of them exists in the child, and its lock may be held."""
+    global _lock
+    _lock = threading.Lock()
+    _forget_pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _helpers() -> ThreadPoolExecutor:
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(max(1, _threads - 1), thread_name_prefix="crossent")
+        return _pool
+
+
+def sum_over_rows(
+    work: Callable[[int, int, NDArray[np.float64]], object], rows: int, columns: int, width: int = 2
+) -> NDArray[np.float64]:
+    """Call work(start, stop, sums) for chunks of rows; return the total of their sums (width,)."""
+    step = max(1, CHUNK // max(columns, 1))
+    sums = np.zeros((-(-rows // step), width))
+    chunks = iter(range(len(sums)))  # shared: whoever is free takes the next
+
+    def take_chunks() -> None:
+        for chunk in chunks:
+            start = chunk * step
+            work(start, min(start + step, rows), sums[chunk])
+
+    helping = _ask_for_help(take_chunks, min(_threads, len(sums)) - 1)
+    take_chunks()
+    for future in helping:
+        if not future.cancel():  # one that has not begun has nothing left to do
+            future.result()
+    return np.asarray(sums.sum(axis=0))
+
+
+def _ask_for_help(work: Callable[[], None], helpers: int) -> list[Future[None]]:
+    try:
+        return [_helpers().submit(work) for _ in range(helpers)]
+    except RuntimeError:  # no new threads while the interpreter shuts down: do it alone
+        return []
