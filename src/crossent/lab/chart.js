@@ -41,6 +41,8 @@ const svgElement = (tag, attributes = {}, text = "") => {
   return element;
 };
 
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+
 const tidy = (value) => String(Number(value.toPrecision(6))).replace("-", "−");
 
 class Chart {
@@ -127,7 +129,7 @@ class Chart {
   /** Labels {y, name, value, className} right of the plot, each at its y, pushed apart if need be. */
   endLabels(labels) {
     const [gap, floor] = [33, this.bottom - 14];
-    const sorted = labels.map((label) => ({ ...label, at: this.y(settings.clamp(label.y, ...this.yRange)) }));
+    const sorted = labels.map((label) => ({ ...label, at: this.y(clamp(label.y, ...this.yRange)) }));
     sorted.sort((a, b) => a.at - b.at);
     sorted.forEach((label, i) => {
       label.at = Math.max(label.at, i ? sorted[i - 1].at + gap : this.top + 4);

@@ -31,7 +31,7 @@ const drawAll = () => [...document.forms].forEach(draw);
 let waiting;
 const remember = (form) => {
   clearTimeout(waiting);
-  const section = form.closest("section")?.id ?? settings.parse(location.hash).section ?? "price";
+  const section = form.closest("section")?.id ?? settings.section(location.hash);
   waiting = setTimeout(() => history.replaceState(null, "", settings.fragment(section)), 200);
 };
 
@@ -84,19 +84,32 @@ const player = (button) => {
   form.addEventListener("reset", stop);
 };
 
+/** A button that brings its form back: the controls change after the click, so it draws after that. */
+const resetter = (button) =>
+  button.addEventListener("click", () =>
+    setTimeout(() => {
+      draw(button.form);
+      remember(button.form);
+    }),
+  );
+
 /** A button that sets controls: data-set="rate=0.005&target=0". */
 const preset = (button) =>
   button.addEventListener("click", () => {
-    const form = document.querySelector(button.dataset.form) ?? button.form;
     for (const [name, value] of new URLSearchParams(button.dataset.set)) {
-      change(form.elements[name], value);
+      change(button.form.elements[name], value);
     }
   });
 
+/** Follow the address, and complete it: a link to a section alone carries no settings. */
 const restore = () => {
-  const section = settings.restore(location.hash);
+  if (!location.hash) return drawAll();
+  clearTimeout(waiting);
+  const section = settings.section(location.hash);
+  settings.restore(location.hash);
   drawAll();
-  if (section) document.getElementById(section)?.scrollIntoView();
+  history.replaceState(null, "", settings.fragment(section));
+  document.getElementById(section).scrollIntoView();
 };
 
 const start = () => {
@@ -107,12 +120,11 @@ const start = () => {
       remember(form);
     });
     form.addEventListener("submit", (event) => event.preventDefault());
-    // The event comes before the controls have changed.
-    form.addEventListener("reset", () => setTimeout(() => (draw(form), remember(form))));
   }
   document.querySelectorAll("[data-follows]").forEach(follow);
   document.querySelectorAll("[data-play]").forEach(player);
   document.querySelectorAll("[data-set]").forEach(preset);
+  document.querySelectorAll("[type=reset]").forEach(resetter);
   document.getElementById("draw-scores").addEventListener("click", ({ target }) => {
     const { seed } = target.form.elements;
     change(seed, Number(seed.value) + 1);

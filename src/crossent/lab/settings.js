@@ -13,8 +13,6 @@ const settings = (() => {
       [...new FormData(form)].map(([name, text]) => [name, isNaN(text) ? text : Number(text)]),
     );
 
-  const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-
   /** Set one control, if the text is a value that it can take. */
   const set = (control, text) => {
     const { type, min, max } = control;
@@ -25,29 +23,27 @@ const settings = (() => {
     }
   };
 
-  /** Split a fragment into the section it names, if any, and the settings it carries. */
-  const parse = (fragment) => {
-    const parts = fragment.replace(/^#/, "").split("&");
-    const section = parts.find((part) => part && !part.includes("="));
-    return { section, values: new URLSearchParams(parts.filter((p) => p.includes("=")).join("&")) };
-  };
+  const parts = (fragment) => fragment.replace(/^#/, "").split("&");
 
-  /** Bring every control to its default and then to what the fragment says. */
+  /** The section that a fragment names, or the first. */
+  const section = (fragment) =>
+    parts(fragment).find((part) => document.querySelector(`section[id="${CSS.escape(part)}"]`)) ??
+    document.querySelector("section").id;
+
+  /** Bring every control to its default and then to what the fragment says, if it says anything. */
   const restore = (fragment) => {
-    const { section, values } = parse(fragment);
-    if ([...values].length) {
-      for (const form of forms()) form.reset();
-      for (const [name, text] of values) {
-        const control = forms().map((form) => form.elements.namedItem(name)).find(Boolean);
-        if (control) set(control, text);
-      }
+    const values = new URLSearchParams(parts(fragment).filter((part) => part.includes("=")).join("&"));
+    if (!values.size) return;
+    for (const form of forms()) form.reset();
+    for (const [name, text] of values) {
+      const control = forms().map((form) => form.elements.namedItem(name)).find(Boolean);
+      if (control) set(control, text);
     }
-    return section;
   };
 
-  /** The fragment that restores the page as it is. */
+  /** The fragment that restores the page as it is, at this section. */
   const fragment = (section) =>
     `#${section}&${new URLSearchParams(forms().flatMap((form) => [...new FormData(form)]))}`;
 
-  return { read, restore, fragment, parse, clamp };
+  return { read, restore, section, fragment };
 })();

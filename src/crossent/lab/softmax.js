@@ -128,12 +128,17 @@ const errorSentence = (form, kind, { p, c, error }, right) => {
   show(form, "error", error);
 };
 
-const verdict = ({ fused, difference }) => {
-  const gap = Math.max(...fused.map((value, j) => Math.abs(value - difference[j])));
-  return gap < 1e-9
-    ? "p − c holds: the chain rule, the fused form and finite differences all give it."
-    : `p − c fails, by up to ${format(gap)}: it is what the diagonal term alone gives. ` +
-        "The chain rule needs the whole column, and finite differences agree with the chain rule.";
+/** How far p - c is from the slope, at most. */
+const gap = ({ fused, difference }) =>
+  Math.max(...fused.map((value, j) => Math.abs(value - difference[j])));
+
+const verdict = (kind, s, right) => {
+  const size = format(gap(links(s, right, ERRORS.two)));
+  return kind === "one"
+    ? "p − c holds: the chain rule, the fused form and finite differences all give it. " +
+        `With two terms, at the same scores, it is off by up to ${size}.`
+    : `p − c fails, by up to ${size}: it is what the diagonal alone gives. The chain rule needs the ` +
+        "whole column, and finite differences confirm it. With one term p − c holds.";
 };
 
 /** The call of the library that computes the same numbers. */
@@ -152,7 +157,7 @@ figures.softmax = (form, settings) => {
   fillGradients(form, all, column);
   spellOut(form, all, column);
   form.querySelector("#in-python").textContent = inPython(s, right, error);
-  say(form, verdict(all));
+  say(form, verdict(kind, s, right));
 };
 
 /** Scores from -4 to 4 that depend on the seed alone. */
