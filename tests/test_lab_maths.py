@@ -235,6 +235,14 @@ def test_softmax_and_decision_as_the_reference_has_them(page: Page, function: st
         assert_close(ours, REFERENCE_ROW[function](*case), f"{function}{case}")
 
 
+def test_what_did_not_happen_is_free_however_impossible_it_was(page: Page) -> None:
+    # 1 / p overflows at a score of -800, and 0 times that would be NaN.
+    assert javascript(page, "binaryCrossEntropyByOutput", [(-800, 0), (800, 1)]) == [1, -1]
+    certain = ([800, 0, 0], [1, 0, 0])
+    assert javascript(page, "crossEntropyByOutput", [certain]) == [[-1, 0, 0]]
+    assert javascript(page, "twoTermGradient", [certain]) == [[0, 0, 0]]
+
+
 def test_the_chain_rule_adds_up_every_term(page: Page) -> None:
     for outer in ("crossEntropyByOutput", "twoTermByOutput"):
         call = f"""cases => cases.map(([s, c]) =>
@@ -319,6 +327,11 @@ def test_the_numbers_of_the_learning_slowdown(
     assert passed == crossing
     outputs = reference.sigmoid(scores)
     assert outputs[crossing] < 0.5 <= outputs[crossing - 1]
+
+
+def test_a_neuron_passes_one_half_only_towards_a_target_beyond_it(page: Page) -> None:
+    cases = [([0.0, -1.0], 0.0), ([0.0, -1.0], 0.5), ([0.0, -1.0], 1.0), ([2.0, 0.0, 1.0], 0.9)]
+    assert javascript(page, "crossing", cases) == [1, -1, -1, 0]
 
 
 # float32, as commonly computed and as here -------------------------------------------------------
