@@ -395,6 +395,7 @@ def test_the_trained_layer_plays_back_what_the_library_learnt(
     page: Page, layer: dict[str, Any]
 ) -> None:
     last = layer["snapshots"][-1]
+    expect(page.locator("[name=snapshot]")).to_have_value(str(len(layer["snapshots"]) - 1))
     assert f"After {last['iteration']} iterations" in reading(page, "layer")
     assert f"{last['accuracy'] * 100:.1f} percent" in reading(page, "layer")
     heats = "all => all.map((r) => r.style.getPropertyValue('--heat')).join()"

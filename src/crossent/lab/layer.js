@@ -4,6 +4,11 @@
 
 const layer = JSON.parse(document.getElementById("layer-data").textContent);
 
+/** The slider counts snapshots, of which there are as many as the training took; it starts at the last. */
+const snapshotControl = document.querySelector("[name=snapshot]");
+snapshotControl.max = layer.snapshots.length - 1;
+snapshotControl.defaultValue = snapshotControl.max;
+
 /** An 8 x 8 image of squares; `paint` gives each its value. */
 const squares = (size) => {
   const svg = svgElement("svg", { viewBox: `0 0 ${size} ${size}`, "aria-hidden": "true" });
@@ -24,13 +29,15 @@ const captioned = (image, ...lines) => {
   return item;
 };
 
-/** Weights were stored as signed bytes, -127 to 127, on one scale for all snapshots. */
-const bytes = (base64) => Int8Array.from(atob(base64), (c) => c.charCodeAt(0));
+/** Weights come as signed bytes, -127 to 127, which stand for -peak to peak; 1 is the largest peak. */
+const decode = ({ weights, peak }) =>
+  [...Int8Array.from(atob(weights), (c) => c.charCodeAt(0))].map((byte) => (byte / 127) * peak);
 
+/** Colour by the root of the weight: the first steps, which are small, can be seen too. */
 const paintWeights = (svg, weights) =>
   weights.forEach((weight, i) => {
     svg.children[i].setAttribute("class", weight < 0 ? "minus" : "plus");
-    svg.children[i].style.setProperty("--heat", `${(100 * Math.abs(weight)) / 127}%`);
+    svg.children[i].style.setProperty("--heat", `${100 * Math.sqrt(Math.abs(weight))}%`);
   });
 
 const paintDigit = (svg, pixels) =>
@@ -80,19 +87,18 @@ const weightImages = (list) => {
 };
 
 figures.layer = (form, { snapshot }) => {
-  const { iteration, weights, accuracy } = layer.snapshots[snapshot];
-  const values = bytes(weights);
+  const { iteration, accuracy } = layer.snapshots[snapshot];
+  const values = decode(layer.snapshots[snapshot]);
   drawLossCurve(form.querySelector("#loss-curve"), { iteration });
   weightImages(form.querySelector("#weights")).forEach((svg, k) =>
-    paintWeights(svg, values.subarray(64 * k, 64 * (k + 1))),
+    paintWeights(svg, values.slice(64 * k, 64 * (k + 1))),
   );
-  const control = form.elements.snapshot;
-  control.setAttribute("aria-valuetext", `iteration ${iteration}`);
-  control.parentNode.querySelector("output").textContent = iteration;
+  snapshotControl.setAttribute("aria-valuetext", `iteration ${iteration}`);
+  snapshotControl.parentNode.querySelector("output").textContent = iteration;
   if (!form.querySelector("#wrong").children.length) showWrong(form.querySelector("#wrong"));
   say(
     form,
-    `After ${iteration} iterations the layer pays ${format(layer.valid[iteration])} nats for a digit ` +
+    `After ${iteration} iteration${iteration === 1 ? "" : "s"} the layer pays ${format(layer.valid[iteration])} nats for a digit ` +
       `it has not seen, and gets ${format(100 * accuracy)} percent of them right.`,
   );
 };
