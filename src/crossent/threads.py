@@ -6,13 +6,18 @@ are cut by their number alone, and partial sums are added in the order of the ro
 has the same bits whatever the number of threads.
 """
 
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # a quarter of what importing this package costs
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 CHUNK = 1 << 19  # scores: long enough to hide the call, short enough to share out evenly
 
@@ -21,9 +26,15 @@ _lock = threading.Lock()
 
 
 def _default_threads() -> int:
-    for name in ("CROSSENT_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "")
-        if text.isdigit() and int(text) > 0:
+    own = os.environ.get("CROSSENT_NUM_THREADS", "").strip()
+    if own and not (own.isdecimal() and int(own) > 0):
+        raise ValueError(
+            f"the environment variable CROSSENT_NUM_THREADS is {own!r}; "
+            "it must be a whole number, 1 or more"
+        )
+    others = (os.environ.get(name, "") for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"))
+    for text in (own, *others):
+        if text.isdecimal() and int(text) > 0:
             return int(text)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -41,6 +52,20 @@ def set_num_threads(threads: int) -> None:
 
     The default is the first of the environment variables CROSSENT_NUM_THREADS, NUMBA_NUM_THREADS
     and OMP_NUM_THREADS that is set, else the number of processors this process may use.
+
+    Raises
+    ------
+    ValueError
+        Unless threads is a whole number, 1 or more.
+
+    Examples
+    --------
+    >>> import crossent
+    >>> threads = crossent.get_num_threads()
+    >>> crossent.set_num_threads(1)
+    >>> crossent.get_num_threads()
+    1
+    >>> crossent.set_num_threads(threads)
     """
     global _threads
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
@@ -67,6 +92,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def _helpers() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
     global _pool
     with _lock:
         if _pool is None:
@@ -88,10 +115,12 @@ def sum_over_rows(
             work(start, min(start + step, rows), sums[chunk])
 
     helping = _ask_for_help(take_chunks, min(_threads, len(sums)) - 1)
-    take_chunks()
-    for future in helping:
-        if not future.cancel():  # one that has not begun has nothing left to do
-            future.result()
+    try:
+        take_chunks()
+    finally:
+        for _ in chunks:  # interrupted: leave nothing to the helpers, who would go on writing
+            pass
+        _wait_for(helping)
     return np.asarray(sums.sum(axis=0))
 
 
@@ -100,3 +129,11 @@ def _ask_for_help(work: Callable[[], None], helpers: int) -> list[Future[None]]:
         return [_helpers().submit(work) for _ in range(helpers)]
     except RuntimeError:  # no new threads while the interpreter shuts down: do it alone
         return []
+
+
+def _wait_for(helping: list[Future[None]]) -> None:
+    """Return when no helper is at work any more; raise what stopped one."""
+    begun = [future for future in helping if not future.cancel()]
+    for error in [future.exception() for future in begun]:
+        if error is not None:
+            raise error
