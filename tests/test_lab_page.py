@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crossent.lab.layer import trained_layer
 from playwright.sync_api import Browser, Page, expect
 
 import crossent
 from crossent import reference
+from crossent.lab.layer import trained_layer
 from crossent.lab.page import assemble
 from lab_browser import chromium, watched_page
 
@@ -613,3 +613,145 @@ def test_figures_hold_at_the_ends_of_every_slider(
             assert page.locator(broken).count() == 0
             assert page.evaluate(TEXT_OUTSIDE) == []
             assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+
+
+# What the documentation says of the page ----------------------------------------------------------
+
+DOCUMENTATION = (Path(__file__).parents[1] / "docs" / "lab.md").read_text(encoding="utf-8")
+
+
+def documented_rows(first: str) -> list[list[str]]:
+    """Return the rows of the documentation's table whose first heading is `first`."""
+    table = DOCUMENTATION.partition(f"| {first} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
+
+
+def test_the_documented_numbers_are_those_of_the_page() -> None:
+    rows = documented_rows("start (w, b)")
+    assert len(rows) == 4
+    for start, cost, slope, crossing, output in rows:
+        weight, bias = (float(part) for part in start.strip("()").split(","))
+        key = {"quadratic": "quadratic", "cross-entropy": "cross"}[cost]
+        true = neuron_by(key, weight, bias, rate=0.15, target=0.0)
+        assert slope == f"{true['slope']:.3g}"
+        assert crossing == str(true["crossing"])
+        assert output == f"{true['output']:.4f}"
+
+
+def test_every_setting_is_documented(page: Page) -> None:
+    names = "".join(re.sub(r"\(.*?\)", "", row[1]) for row in documented_rows("section"))
+    documented = set(re.findall(r"`(\w+)`", names))
+    controls = re.findall(r"- (slider|radio|button|combobox|spinbutton|img)\b(.*)", tree)
+    assert len([kind for kind, _ in controls if kind == "slider"]) == 17
+    assert len([kind for kind, _ in controls if kind == "img"]) >= 11
+    assert [kind for kind, rest in controls if not re.match(r' "[^"]{2,}"', rest)] == []
+    slider = page.get_by_role("slider", name="learning rate η", exact=True)
+    assert slider.count() == 1
+    described = page.locator("svg[aria-describedby]").evaluate_all(
+        "all => all.map((s) => document.getElementById(s.getAttribute('aria-describedby')))"
+        ".map((reading) => reading.innerText)"
+    )
+    assert len(described) == 10
+    assert min(map(len, described)) > 40
+
+
+def test_headings_and_tables_have_their_structure(page: Page) -> None:
+    assert page.locator("h1").count() == 1
+    assert page.locator("section > h2").count() == len(SECTIONS)
+    assert page.locator("section").evaluate_all("all => all.map((s) => s.id)") == SECTIONS
+    assert page.locator("th:not([scope])").count() == 0
+    assert page.locator("html").get_attribute("lang") == "en"
+
+
+def test_a_pointer_on_a_chart_moves_its_slider(page: Page) -> None:
+    chart = page.locator("#factors-quadratic")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 46, box["y"] + 100)
+    page.mouse.up()
+    assert page.locator("[name=z]").input_value() == "-8"
+    page.mouse.move(box["x"] + 200, box["y"] + 100)
+    assert page.locator("[name=z]").input_value() == "-8"
+
+
+def test_play_runs_the_epochs_and_stops(page: Page) -> None:
+    section = page.locator("#slowdown")
+    section.get_by_role("button", name="Play").click()
+    page.wait_for_function("""() => {
+        const epoch = Number(document.querySelector("[name=epoch]").value);
+        return epoch > 3 && epoch < 290;
+    }""")
+    assert section.locator(".reading").get_attribute("aria-busy") == "true"
+    section.get_by_role("button", name="Pause").click()
+    stopped = page.locator("[name=epoch]").input_value()
+    page.wait_for_timeout(100)
+    assert page.locator("[name=epoch]").input_value() == stopped
+    expect(section.get_by_role("button", name="Play")).to_be_visible()
+
+
+def test_reduced_motion_leaves_the_sliders_and_takes_the_player(
+    browser: Browser, file: Path
+) -> None:
+    with watched_page(browser, reduced_motion="reduce") as page:
+        page.goto(file.as_uri())
+        assert page.locator("[data-play]:visible").count() == 0
+        assert page.get_by_role("slider", name="epoch").is_visible()
+        assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+
+
+@pytest.mark.parametrize("kind", ["one", "two"])
+@pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_figures_hold_at_the_ends_of_every_slider(
+    browser: Browser, file: Path, viewport: Any, kind: str
+) -> None:
+    with watched_page(browser, viewport=viewport) as page:
+        page.goto(file.as_uri())
+        set_control(page, "kind", kind)
+        names = page.locator("input[type=range]").evaluate_all(
+            "all => all.map((c) => [c.name, c.min, c.max])"
+        )
+        for end in (1, 2):
+            for control in names:
+                set_control(page, control[0], control[end])
+            assert not re.search(r"NaN|undefined", page.locator("main").inner_text())
+            broken = "svg.chart [d*=NaN], svg.chart [cy*=NaN], svg.chart [y*=NaN]"
+            assert page.locator(broken).count() == 0
+            assert page.evaluate(TEXT_OUTSIDE) == []
+            assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+
+
+# What the documentation says of the page ----------------------------------------------------------
+
+DOCUMENTATION = (Path(__file__).parents[1] / "docs" / "lab.md").read_text(encoding="utf-8")
+
+
+def documented_rows(first: str) -> list[list[str]]:
+    """Return the rows of the documentation's table whose first heading is `first`."""
+    table = DOCUMENTATION.partition(f"| {first} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
+
+
+def test_the_documented_numbers_are_those_of_the_page() -> None:
+    rows = documented_rows("start (w, b)")
+    assert len(rows) == 4
+    for start, cost, slope, crossing, output in rows:
+        weight, bias = (float(part) for part in start.strip("()").split(","))
+        key = {"quadratic": "quadratic", "cross-entropy": "cross"}[cost]
+        true = neuron_by(key, weight, bias, rate=0.15, target=0.0)
+        assert slope == f"{true['slope']:.3g}"
+        assert crossing == str(true["crossing"])
+        assert output == f"{true['output']:.4f}"
+
+
+def test_every_setting_is_documented(page: Page) -> None:
+    documented = {
+        name for _, names in (row for row in documented_rows("section"))
+        for name in re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", names))
+    } | {"s2", "s3"}  # `s1` to `s4`  # fmt: skip
+    controls = "[...new Set([...document.forms].flatMap((f) => [...f.elements]))]"
+    assert documented == set(page.evaluate(f"{controls}.map((c) => c.name).filter(Boolean)"))
+    sections = {row[0].strip("`") for row in documented_rows("section")}
+    assert sections == {*SECTIONS, "everywhere"}

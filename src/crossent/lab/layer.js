@@ -59,9 +59,8 @@ const showWrong = (list) => {
   list.replaceChildren(...items);
 };
 
-const drawLossCurve = (svg, { iteration }) => {
-  const { train, valid } = layer;
-  const last = train.length - 1;
+const drawLossCurve = (svg, { iteration, train, valid }) => {
+  const [last, lastTrain, lastValid] = layer.curve.at(-1);
   const chart = new Chart(svg, {
     x: [0, last],
     y: [0, 2.4],
@@ -69,13 +68,13 @@ const drawLossCurve = (svg, { iteration }) => {
     yLabel: "cross-entropy per digit, in nats",
   });
   chart.cursor(iteration);
-  chart.line([...train.entries()], "cross dashed");
-  chart.line([...valid.entries()], "cross");
-  chart.dot(iteration, valid[iteration], "cross");
-  chart.dot(iteration, train[iteration], "cross");
+  chart.line(layer.curve.map(([i, train]) => [i, train]), "cross dashed");
+  chart.line(layer.curve.map(([i, , valid]) => [i, valid]), "cross");
+  chart.dot(iteration, valid, "cross");
+  chart.dot(iteration, train, "cross");
   chart.endLabels([
-    { y: valid[last], name: "unseen digits", value: format(valid[last]), className: "cross" },
-    { y: train[last], name: "training", value: format(train[last]), className: "cross" },
+    { y: lastValid, name: "unseen digits", value: format(lastValid), className: "cross" },
+    { y: lastTrain, name: "training", value: format(lastTrain), className: "cross" },
   ]);
 };
 
@@ -87,9 +86,10 @@ const weightImages = (list) => {
 };
 
 figures.layer = (form, { snapshot }) => {
-  const { iteration, accuracy } = layer.snapshots[snapshot];
-  const values = decode(layer.snapshots[snapshot]);
-  drawLossCurve(form.querySelector("#loss-curve"), { iteration });
+  const now = layer.snapshots[snapshot];
+  const { iteration, valid, accuracy } = now;
+  const values = decode(now);
+  drawLossCurve(form.querySelector("#loss-curve"), now);
   weightImages(form.querySelector("#weights")).forEach((svg, k) =>
     paintWeights(svg, values.slice(64 * k, 64 * (k + 1))),
   );
@@ -98,7 +98,7 @@ figures.layer = (form, { snapshot }) => {
   if (!form.querySelector("#wrong").children.length) showWrong(form.querySelector("#wrong"));
   say(
     form,
-    `After ${iteration} iteration${iteration === 1 ? "" : "s"} the layer pays ${format(layer.valid[iteration])} nats for a digit ` +
+    `After ${iteration} iteration${iteration === 1 ? "" : "s"} the layer pays ${format(valid)} nats for a digit ` +
       `it has not seen, and gets ${format(100 * accuracy)} percent of them right.`,
   );
 };
