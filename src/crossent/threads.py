@@ -9,9 +9,10 @@ has the same bits whatever the number of threads.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ CHUNK = 1 << 19  # scores: long enough to hide the call, short enough to share o
 
 _pool: ThreadPoolExecutor | None = None
 _lock = threading.Lock()
+_held: list[Any] = []  # the compiler's lock, while this process forks
 
 
 def _default_threads() -> int:
@@ -80,15 +82,34 @@ def _forget_pool() -> None:
     _pool = None
 
 
+def _before_fork() -> None:
+    """Wait until no thread compiles: the child would lack it, and find its lock locked for ever."""
+    compiler = sys.modules.get("numba.core.compiler_lock")
+    lock = getattr(compiler, "global_compiler_lock", None)
+    if lock is not None:
+        lock.acquire()
+        _held.append(lock)
+
+
 def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+
+
+def _after_fork_in_child() -> None:
     """Forget the parent's threads: none of them exists in the child, and its lock may be held."""
     global _lock
+    _after_fork()
     _lock = threading.Lock()
     _forget_pool()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 def _helpers() -> ThreadPoolExecutor:
