@@ -47,20 +47,20 @@ def _log1p(x: Any) -> Any:
 
 
 @device
-def difference(x: Any, m: Any, least: Any) -> Any:
-    """Return d, e with d + e = x - m exactly (two-sum); d stops at `least`, where exp is 0.
+def difference(x: Any, m: Any, reach: Any) -> Any:
+    """Return d, e with d + e = x - m exactly (two-sum), no further apart than `reach`.
 
     x - m is itself rounded, and exp turns an absolute error into a relative one: at a gap of 65
     the rounding alone would cost 50 ulp.
     """
+    x = maximum(x, m - reach)
     d = x - m
     b = d - x
-    e = (x - (d - b)) - (m + b)
-    return maximum(d, least), e if d > least else least - least
+    return d, (x - (d - b)) - (m + b)
 
 
 def _exp32(x: Any, m: Any) -> Any:
-    d, e = difference(x, m, F32(-110.0))
+    d, e = difference(x, m, F32(110.0))  # further down exp rounds to 0
     k = round_even(d * F32(1.4426950408889634))
     r = fma(k, F32(2.12194440e-4), fma(k, F32(-0.693359375), d)) + e
     q = F32(1.3814599015849816e-3)
@@ -68,11 +68,11 @@ def _exp32(x: Any, m: Any) -> Any:
     q = fma(q, r, F32(4.166838803155814e-2))
     q = fma(q, r, F32(1.6666520632472775e-1))
     q = fma(q, r, F32(4.99999934478981e-1))
-    return scale_by_power(fma(q, r * r, r) + F32(1.0), k)
+    return scale_by_power(fma(fma(q, r, F32(1.0)), r, F32(1.0)), k)
 
 
 def _exp64(x: Any, m: Any) -> Any:
-    d, e = difference(x, m, -750.0)
+    d, e = difference(x, m, 750.0)
     k = round_even(d * 1.4426950408889634)
     r = fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, d)) + e
     q = 2.500006064923463e-08
@@ -85,7 +85,7 @@ def _exp64(x: Any, m: Any) -> Any:
     q = fma(q, r, 4.166666666653016e-02)
     q = fma(q, r, 1.6666666666666413e-01)
     q = fma(q, r, 5.000000000000011e-01)
-    return scale_by_power(fma(q, r * r, r) + 1.0, k)
+    return scale_by_power(fma(fma(q, r, 1.0), r, 1.0), k)
 
 
 def _log1p32(x: Any) -> Any:

@@ -15,29 +15,21 @@ import numpy as np
 
 from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import F64, exp_of_difference, log1p
-from crossent.kernels.intrinsics import maximum, reordered_add
+from crossent.kernels.intrinsics import borrowed, keep, maximum, reordered_add
 from crossent.kernels.strips import TILE, take_limit
 
 LANES = 64  # rows are padded to a multiple, so that no loop over them has a slow remainder
 BLOCK = 2048  # partial sums are folded into float64 this often; in float32 more would cost ulps
+FOLD = 32  # the same for the sums of short rows, which take one class at a time
 
 
 @device
-def padded(size: Any) -> Any:
-    """Return size rounded up to whole vectors."""
-    return (size + LANES - 1) // LANES * LANES
-
-
-@device
-def load(row: Any, work: Any) -> Any:
-    """Copy row into work, -inf beyond its end, and return its maximum (NaN if it holds one)."""
-    m = work.dtype.type(-np.inf)
+def largest(row: Any) -> Any:
+    """Return the maximum, NaN if there is one."""
+    m = type(row[0])(-np.inf)
     for j in range(row.size):
-        x = work.dtype.type(row[j])
-        work[j] = x
-        m = maximum(m, x)
-    work[row.size :] = -np.inf
-    return limit(work) if m == np.inf else m
+        m = maximum(m, row[j])
+    return m
 
 
 @device
@@ -47,23 +39,38 @@ def limit(work: Any) -> Any:
 
 
 @device
-def exponentiate_block(work: Any, m: Any) -> Any:
-    """Replace work by exp(work - m) and return the sum."""
+def exponentiate(scores: Any, m: Any, work: Any) -> Any:
+    """Store exp(scores - m) in work and return the sum; the two may not overlap."""
     total = work.dtype.type(0.0)
     for j in range(work.size):
-        e = exp_of_difference(work[j], m)
+        e = exp_of_difference(scores[j], m)
         work[j] = e
         total = reordered_add(total, e)
     return F64(total)
 
 
 @device
-def exponentiate(work: Any, m: Any) -> Any:
-    """Replace work by exp(work - m) and return the sum, block sums added in float64."""
-    total = 0.0
-    for start in range(0, work.size, BLOCK):
-        total += exponentiate_block(work[start : start + BLOCK], m)
-    return total
+def exponentiate_edited(scores: Any, m: Any, target: Any, buffer: Any, work: Any) -> Any:
+    """Do the same for a block that holds the target, or that the row does not fill."""
+    for j in range(scores.size):
+        buffer[j] = scores[j]
+    buffer[scores.size : work.size] = -np.inf
+    if 0 <= target < scores.size:
+        buffer[target] = -np.inf
+    return exponentiate(buffer[: work.size], m, work)
+
+
+@device
+def exponentiate_others(row: Any, m: Any, target: Any, buffer: Any, work: Any) -> Any:
+    """Store exp(row - m) in work, 0 for the target, and return the sum in float64."""
+    others = 0.0
+    for start in range(0, row.size, BLOCK):
+        scores, part = row[start : start + BLOCK], work[start : start + BLOCK]
+        if start <= target < start + BLOCK or scores.size < part.size:
+            others += exponentiate_edited(scores, m, target - start, buffer, part)
+        else:
+            others += exponentiate(scores, m, part)
+    return others
 
 
 @device
@@ -73,14 +80,23 @@ def finish(gap: Any, others: Any, own: Any) -> Any:
 
 
 @device
-def row_loss(row: Any, target: Any, work: Any) -> Any:
-    """Return loss, others, own of a row; work keeps the exponentials of the others."""
-    m = load(row, work)
-    score = work[target]
-    work[target] = -np.inf
-    others = exponentiate(work, m)
+def loss_below(row: Any, m: Any, target: Any, buffer: Any, work: Any) -> Any:
+    """Return loss, others, own of a row with maximum m; work keeps the others' exponentials."""
+    score = row[target]
+    others = exponentiate_others(row, m, target, buffer, work)
     own = F64(exp_of_difference(score, m))
     return finish(F64(m) - F64(score), others, own), others, own
+
+
+@device
+def row_loss(row: Any, target: Any, buffer: Any, work: Any) -> Any:
+    """Return loss, others, own of any row; one that holds +inf is replaced by its limit."""
+    m = largest(row)
+    if m != np.inf:
+        return loss_below(row, m, target, buffer, work)
+    replaced = row.copy()
+    m = limit(replaced)
+    return loss_below(replaced, m, target, buffer, work)
 
 
 @device
@@ -95,24 +111,26 @@ def hard_rows(
     logits: Any, targets: Any, row_weight: Any, scale: Any, losses: Any, gradient: Any, sums: Any
 ) -> None:
     """Add the weighted losses to sums[0]; store losses (unscaled) and gradient (times scale)."""
-    work = np.empty(padded(logits.shape[1]), logits.dtype)
+    logits, gradient = borrowed(logits), borrowed(gradient)
+    padded = (logits.shape[1] + LANES - 1) // LANES * LANES
+    scratch = np.empty(padded + BLOCK, logits.dtype)
+    work, buffer = borrowed(scratch)[:padded], borrowed(scratch)[padded:]
     for i in range(logits.shape[0]):
         weight = row_weight[i] if row_weight.size else 1.0
-        loss = 0.0
+        loss, others, own = 0.0, 0.0, 1.0
         if weight != 0.0:
-            loss, others, own = row_loss(logits[i], targets[i], work)
+            loss, others, own = row_loss(logits[i], targets[i], buffer, work)
             loss *= weight
+        sums[0] += loss
         if losses.size:
             losses[i] = loss
-        sums[0] += loss
-        if gradient.size:
-            out = gradient[i]
-            if weight == 0.0:
-                out[:] = 0.0
-                continue
+        if gradient.size and weight != 0.0:
             factor = weight * scale / (others + own)
-            write(work, logits.dtype.type(factor), out)
-            out[targets[i]] = -others * factor
+            write(work, logits.dtype.type(factor), gradient[i])
+            gradient[i, targets[i]] = -others * factor
+        elif gradient.size:
+            gradient[i] = 0.0
+    keep(scratch)
 
 
 # Short rows -------------------------------------------------------------------------------------
@@ -135,15 +153,19 @@ def load_tile(logits: Any, work: Any, m: Any) -> None:
 
 
 @device
-def exponentiate_tile(work: Any, m: Any, others: Any) -> None:
-    """Replace work by exp(work - m) and sum it over the classes, in float64."""
+def exponentiate_tile(work: Any, m: Any, partial: Any, others: Any) -> None:
+    """Replace work by exp(work - m) and sum it over the classes, folded into float64."""
     others[:] = 0.0
-    for j in range(work.shape[0]):
-        turned = work[j]
+    for start in range(0, work.shape[0], FOLD):
+        partial[:] = 0.0
+        for j in range(start, min(start + FOLD, work.shape[0])):
+            turned = work[j]
+            for i in range(partial.size):
+                e = exp_of_difference(turned[i], m[i])
+                turned[i] = e
+                partial[i] += e
         for i in range(others.size):
-            e = exp_of_difference(turned[i], m[i])
-            turned[i] = e
-            others[i] += F64(e)
+            others[i] += F64(partial[i])
 
 
 @device
@@ -178,18 +200,17 @@ def hard_tiles(
     logits: Any, targets: Any, row_weight: Any, scale: Any, losses: Any, gradient: Any, sums: Any
 ) -> None:
     """Do what `hard_rows` does, TILE rows at a time."""
-    classes = logits.shape[1]
-    work = np.zeros((classes, TILE), logits.dtype)
-    m = np.empty(TILE, logits.dtype)
-    score = np.zeros(TILE, logits.dtype)
-    factor = np.empty(TILE, logits.dtype)
-    others, loss, total = np.empty(TILE), np.empty(TILE), np.empty(TILE)
+    logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
+    tile, lanes = np.zeros((logits.shape[1] + 4, TILE), logits.dtype), np.zeros((3, TILE))
+    work, rest = borrowed(tile)[4:], borrowed(tile)
+    m, score, partial, factor = rest[0], rest[1], rest[2], rest[3]
+    others, loss, total = borrowed(lanes)[0], borrowed(lanes)[1], borrowed(lanes)[2]
     for start in range(0, logits.shape[0], TILE):
         rows = logits[start : start + TILE]
         own_class = targets[start : start + TILE]
         load_tile(rows, work, m)
         take_targets(own_class, work, score)
-        exponentiate_tile(work, m, others)
+        exponentiate_tile(work, m, partial, others)
         finish_tile(m, score, others, loss, total)
         for i in range(rows.shape[0]):
             weight = row_weight[start + i] if row_weight.size else 1.0
@@ -207,3 +228,5 @@ def hard_tiles(
                 part[i, own_class[i]] = -others[i] * total[i]
                 if row_weight.size and row_weight[start + i] == 0.0:
                     part[i] = 0.0  # whatever the scores hold: 0 times NaN would be NaN
+    keep(tile)
+    keep(lanes)

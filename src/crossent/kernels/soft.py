@@ -24,14 +24,14 @@ from numba.extending import overload
 
 from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import exp_of_difference, log1p, tanh64
-from crossent.kernels.intrinsics import magnitude
+from crossent.kernels.intrinsics import borrowed, keep, magnitude
 from crossent.kernels.strips import (
     different,
     filled,
     fold,
     lay_out,
     load,
-    new_strip,
+    new_strips,
     place,
     spread,
     store,
@@ -40,12 +40,6 @@ from crossent.kernels.strips import (
 
 # Rows of the array of what `add_up` adds up, one column per lane.
 LESS, TIES, REST, WHOLE, GAP = range(5)
-
-
-@device
-def new_strips(classes: Any) -> Any:
-    """Return the strips of scores, of target masses, and of what makes masses of targets."""
-    return new_strip(classes), new_strip(classes), new_strip(classes), new_strip(classes)
 
 
 @device
@@ -218,15 +212,25 @@ def soft_rows(
 
     softcap 0 stands for none. The gradient is multiplied by scale, the losses are not.
     """
+    logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
     classes = logits.shape[1]
-    work, mass, gain, base = new_strips(classes)
+    scratch = new_strips(5 if softcap > 0.0 else 4, classes)
+    strips = borrowed(scratch)
+    work, mass, gain, base = strips[0], strips[1], strips[2], strips[3]
     lay_out(class_weight * (1.0 - smoothing), gain)
     lay_out(class_weight * (smoothing / classes), base)
     mass[:] = base
-    slope = new_strip(classes) if softcap > 0.0 else np.ones((1, work.shape[1])) / temperature
-    m, loss, penalty = np.empty(work.shape[1]), np.empty(work.shape[1]), np.empty(work.shape[1])
-    weight = np.ones(work.shape[1])
-    row_sums, factors = np.empty((5, work.shape[1])), np.empty((4, work.shape[1]))
+    per_lane = np.full((14, work.shape[1]), 1.0 / temperature)
+    lanes = borrowed(per_lane)
+    slope = strips[4] if softcap > 0.0 else lanes[:1]
+    m, loss, penalty, weight, row_sums, factors = (
+        lanes[1],
+        lanes[2],
+        lanes[3],
+        lanes[4],
+        lanes[5:10],
+        lanes[10:],
+    )
     step = different(m)
     for start in range(0, logits.shape[0], step):
         stop = min(start + step, logits.shape[0])
@@ -240,6 +244,8 @@ def soft_rows(
             combine(work, mass, slope, factors)
             store_gradient(work, weight, gradient[start:stop])
         unload_masses(targets[start:stop], mass, base)
+    keep(scratch)
+    keep(per_lane)
 
 
 # The two-term error -----------------------------------------------------------------------------
@@ -310,25 +316,35 @@ def two_term_rows(
     sums: Any,
 ) -> None:
     """Do what `soft_rows` does for -sum_j [c_j ln p_j + (1 - c_j) ln(1 - p_j)], p a softmax."""
+    logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
     classes = logits.shape[1]
-    work, mass, gain, base = new_strips(classes)
+    scratch = new_strips(4, classes)
+    strips = borrowed(scratch)
+    work, mass, gain, base = strips[0], strips[1], strips[2], strips[3]
     lay_out(class_weight * (1.0 - smoothing), gain)
     lay_out(class_weight * (smoothing / classes), base)
     mass[:] = base
-    slope = np.ones((1, work.shape[1]))
-    m, loss, complement = np.empty(work.shape[1]), np.empty(work.shape[1]), np.empty(work.shape[1])
-    pull, winner = np.empty(work.shape[1]), np.empty(work.shape[1])
-    weight = np.ones(work.shape[1])
-    row_sums, factors = np.empty((5, work.shape[1])), np.empty((4, work.shape[1]))
+    per_lane = np.ones((18, work.shape[1]))
+    lanes = borrowed(per_lane)
+    m, loss, complement, weight, row_sums, factors = (
+        lanes[1],
+        lanes[2],
+        lanes[3],
+        lanes[4],
+        lanes[5:10],
+        lanes[10:14],
+    )
+    others, total, pull, winner = lanes[14], lanes[15], lanes[16], lanes[17]
     step = different(m)
     for start in range(0, logits.shape[0], step):
         stop = min(start + step, logits.shape[0])
-        load_scores(logits[start:stop], work, slope, m, 0.0, 1.0)
+        load_scores(logits[start:stop], work, lanes[:1], m, 0.0, 1.0)
         load_masses(targets[start:stop], mass, gain, base)
         load_weights(row_weight, start, stop, weight)
         add_up(work, mass, m, row_sums)
         finish(m, row_sums, weight, scale, 0.0, loss, complement, factors)
-        others, total = row_sums[LESS] + (row_sums[TIES] - 1.0), row_sums[LESS] + row_sums[TIES]
+        others[:] = row_sums[LESS] + (row_sums[TIES] - 1.0)
+        total[:] = row_sums[LESS] + row_sums[TIES]
         add_up_complements(work, mass, others, total, complement, pull)
         complement *= weight
         loss += complement
@@ -339,6 +355,8 @@ def two_term_rows(
             combine_two_terms(work, mass, others, total, pull, winner, factors[1])
             store_gradient(work, weight, gradient[start:stop])
         unload_masses(targets[start:stop], mass, base)
+    keep(scratch)
+    keep(per_lane)
 
 
 # Activations ------------------------------------------------------------------------------------
@@ -349,8 +367,10 @@ def softmax_rows(
     logits: Any, softcap: Any, temperature: Any, logarithm: Any, lse: Any, out: Any
 ) -> None:
     """Store logsumexp in lse (N,) and the softmax, or its logarithm, in out (N, C) if not empty."""
-    classes = logits.shape[1]
-    work, mass, scores, slope = new_strips(classes)
+    logits, out = borrowed(logits), borrowed(out)
+    scratch = new_strips(4, logits.shape[1])
+    strips = borrowed(scratch)
+    work, mass, scores, slope = strips[0], strips[1], strips[2], strips[3]
     m, row_sums = np.empty(work.shape[1]), np.empty((5, work.shape[1]))
     step = different(m)
     for start in range(0, logits.shape[0], step):
@@ -369,6 +389,7 @@ def softmax_rows(
             else:
                 work /= total
             store(work, out[start:stop])
+    keep(scratch)
 
 
 @device

@@ -22,11 +22,11 @@ LANES = 256  # tells a long row's strip from a tile
 
 
 @device
-def new_strip(classes: Any) -> Any:
-    """Return a strip of zeros for rows of so many classes."""
+def new_strips(number: Any, classes: Any) -> Any:
+    """Return so many strips of zeros for rows of so many classes."""
     if classes <= SHORT:
-        return np.zeros((classes, TILE))
-    return np.zeros(((classes + LANES - 1) // LANES, LANES))
+        return np.zeros((number, classes, TILE))
+    return np.zeros((number, (classes + LANES - 1) // LANES, LANES))
 
 
 @device
