@@ -112,9 +112,8 @@ const when = ({ crossing }) => (crossing < 0 ? "never" : `at epoch ${crossing}`)
 const compareRuns = ([quadratic, cross]) => {
   const ratio = quadratic.slope === 0 ? 1 : cross.slope / quadratic.slope;
   return (
-    `Started at ${format(cross.outputs[0])}, the neuron takes a first step ${format(ratio, 2)} times as ` +
-    `large with cross-entropy as with the quadratic cost. It passes one half ${when(cross)}; ` +
-    `with the quadratic cost, ${when(quadratic)}.`
+    `From output ${format(cross.outputs[0])}, cross-entropy begins with a step ${format(ratio, 2)} times ` +
+    `as large. It passes one half ${when(cross)}, the quadratic cost ${when(quadratic)}.`
   );
 };
 
