@@ -20,6 +20,7 @@ from crossent.kernels.intrinsics import (
     maximum,
     round_even,
     scale_by_power,
+    select,
 )
 
 F32 = np.float32
@@ -104,7 +105,7 @@ def _log1p32(x: Any) -> Any:
 
 def _log1p64(x: Any) -> Any:
     w = 1.0 + x
-    lost = (x - (w - 1.0)) / w if w < 1e300 else 0.0  # what rounding 1 + x took, as a share of w
+    lost = (x - (w - 1.0)) / w  # what rounding 1 + x took, as a share of w
     # w = 2**k f with f in [sqrt(1/2), sqrt(2)): add the distance to sqrt(1/2) before cutting k off
     shifted = bits(w) + (0x3FF0000000000000 - 0x3FE6A09E667F3BCD)
     k = F64((shifted >> 52) - 1023)
@@ -120,7 +121,7 @@ def _log1p64(x: Any) -> Any:
     q = fma(q, v, 0.6666666666666735)
     small = fma(k, 1.9082149292705877e-10, fma(s * v, q, lost))
     value = fma(k, 0.6931471803691238, 2.0 * s + small)
-    return value if w < np.inf else w
+    return select(w < np.inf, value, w)  # w may be NaN too
 
 
 @device
@@ -134,5 +135,5 @@ def tanh64(x: Any) -> Any:
     q = fma(q, v, -17.0 / 315.0)
     q = fma(q, v, 2.0 / 15.0)
     q = fma(q, v, -1.0 / 3.0)
-    t = fma(a * v, q, a) if a < 0.08 else (1.0 - e) / (1.0 + e)
-    return t if x >= 0 else -t
+    t = select(a < 0.08, fma(a * v, q, a), (1.0 - e) / (1.0 + e))
+    return select(x >= 0.0, t, -t)

@@ -142,3 +142,13 @@ def keep(typing_context: Any, array: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(array), lower
+
+
+@intrinsic
+def select(typing_context: Any, condition: Any, a: Any, b: Any) -> Any:
+    """Return a if condition else b, both computed: never a branch, which may stop vectors."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(*arguments)
+
+    return a(types.boolean, a, a), lower

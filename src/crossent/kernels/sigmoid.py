@@ -17,7 +17,7 @@ import numpy as np
 
 from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import F64, exp_of_difference, log1p
-from crossent.kernels.intrinsics import magnitude, maximum, reordered_add
+from crossent.kernels.intrinsics import magnitude, maximum, reordered_add, select
 
 BLOCK = 2048  # outputs at a time: their partial sum is then folded into float64
 
@@ -29,7 +29,7 @@ def both_sigmoids(z: Any) -> Any:
     e = exp_of_difference(-magnitude(z), zero)
     near = one / (one + e)
     far = e * near
-    return (near if z >= zero else far), (far if z >= zero else near), e
+    return select(z >= zero, near, far), select(z >= zero, far, near), e
 
 
 @device
@@ -38,8 +38,8 @@ def binary(z: Any, a: Any, b: Any) -> Any:
     zero = type(z)(0.0)
     up, down, e = both_sigmoids(z)
     rest = log1p(e)
-    positive = a * (maximum(-z, zero) + rest) if a != zero else zero  # 0 * inf = 0
-    negative = b * (maximum(z, zero) + rest) if b != zero else zero
+    positive = select(a != zero, a * (maximum(-z, zero) + rest), zero)  # 0 * inf = 0
+    negative = select(b != zero, b * (maximum(z, zero) + rest), zero)
     return positive + negative, b * up - a * down
 
 
@@ -59,19 +59,20 @@ def block(
     zero, one, half = type(z[0])(0.0), type(z[0])(1.0), type(z[0])(0.5)
     total = zero
     for i in range(z.size):
-        a = y[i] * (one - smoothing) + half * smoothing
-        b = (one - y[i]) * (one - smoothing) + half * smoothing
+        c = type(z[0])(y[i])
+        a = c * (one - smoothing) + half * smoothing
+        b = (one - c) * (one - smoothing) + half * smoothing
         if pos_weight is None:
             loss, slope = quadratic(z[i], a, b)
         else:
             loss, slope = binary(z[i], a * pos_weight[i], b)
         w = weight[i]
-        loss = w * loss if w != zero else zero  # an output of weight 0 may hold anything
+        loss = select(w != zero, w * loss, zero)  # an output of weight 0 may hold anything
         total = reordered_add(total, loss)
         if losses is not None:
             losses[i] = loss
         if out is not None:
-            out[i] = w * slope * scale if w != zero else zero
+            out[i] = select(w != zero, w * slope * scale, zero)
     return F64(total)
 
 
@@ -136,8 +137,11 @@ def sigmoid_rows(
 
 @device
 def repeat(values: Any, ones: Any) -> Any:
-    """Return values over and over, as many as there are ones."""
-    return np.array([values[i % values.size] for i in range(ones.size)]) * ones
+    """Return values over and over, as many as there are ones, in their type."""
+    repeated = np.empty_like(ones)
+    for i in range(ones.size):
+        repeated[i] = values[i % values.size]
+    return repeated
 
 
 @kernel

@@ -24,7 +24,7 @@ from numba.extending import overload
 
 from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import exp_of_difference, log1p, tanh64
-from crossent.kernels.intrinsics import borrowed, keep, magnitude
+from crossent.kernels.intrinsics import borrowed, keep, magnitude, select
 from crossent.kernels.strips import (
     different,
     filled,
@@ -45,15 +45,17 @@ LESS, TIES, REST, WHOLE, GAP = range(5)
 @device
 def transform(scores: Any, slope: Any, softcap: Any, temperature: Any) -> None:
     """Replace logits by softcap tanh(logits / softcap) / temperature, and keep the derivative."""
+    sharpness = 1.0 / temperature
     if softcap > 0.0:
         for i in range(scores.size):
-            z = scores[i] / softcap
+            z = scores[i] * (1.0 / softcap)
             e = exp_of_difference(-2.0 * magnitude(z), 0.0)
-            slope[i] = 4.0 * e / ((1.0 + e) * (1.0 + e) * temperature)
-            scores[i] = softcap * tanh64(z) / temperature
+            share = 1.0 / (1.0 + e)
+            slope[i] = 4.0 * e * share * share * sharpness
+            scores[i] = softcap * tanh64(z) * sharpness
     elif temperature != 1.0:
         for i in range(scores.size):
-            scores[i] = scores[i] / temperature
+            scores[i] *= sharpness
 
 
 @device
@@ -127,11 +129,12 @@ def add_up(work: Any, mass: Any, m: Any, sums: Any) -> None:
             x = scores[i]
             e = exp_of_difference(x, m[i])
             scores[i] = e
-            less[i] += 0.0 if x == m[i] else e
-            ties[i] += 1.0 if x == m[i] else 0.0
-            rest[i] += 0.0 if x == m[i] else t[i]
+            highest = x == m[i]
+            less[i] += select(highest, 0.0, e)
+            ties[i] += select(highest, 1.0, 0.0)
+            rest[i] += select(highest, 0.0, t[i])
             whole[i] += t[i]
-            gap[i] += t[i] * (m[i] - x) if t[i] != 0.0 else 0.0
+            gap[i] += select(t[i] != 0.0, t[i] * (m[i] - x), 0.0)
     for k in range(sums.shape[0]):
         fold(sums[k])
 
@@ -144,8 +147,8 @@ def combine(work: Any, mass: Any, slope: Any, factors: Any) -> None:
         e, t, d = work[s], mass[s], slope[s % slope.shape[0]]
         for i in range(a.size):
             wins = e[i] == 1.0
-            g = (winner_a[i] if wins else a[i]) * e[i] - (winner_b[i] if wins else b[i]) * t[i]
-            e[i] = g * d[i]
+            up, down = select(wins, winner_a[i], a[i]), select(wins, winner_b[i], b[i])
+            e[i] = (up * e[i] - down * t[i]) * d[i]
 
 
 @device
@@ -266,10 +269,10 @@ def add_up_complements(
         e, c = work[s], mass[s]
         for i in range(total.size):
             wins = e[i] == 1.0 and others[i] < 0.5
-            odds = e[i] / (others[i] if wins else total[i] - e[i])
+            odds = e[i] / select(wins, others[i], total[i] - e[i])
             rest = 1.0 - c[i]
-            complement[i] += rest * log1p(odds) if rest != 0.0 else 0.0
-            pull[i] += 0.0 if wins else rest * odds - c[i]
+            complement[i] += select(rest != 0.0, rest * log1p(odds), 0.0)
+            pull[i] += select(wins, 0.0, rest * odds - c[i])
     fold(complement)
     fold(pull)
 
@@ -282,7 +285,7 @@ def winner_pull(work: Any, mass: Any, others: Any, pull: Any) -> None:
         e, c = work[s], mass[s]
         for i in range(others.size):
             wins = e[i] == 1.0 and others[i] < 0.5
-            pull[i] += (1.0 - c[i]) - c[i] * others[i] if wins else 0.0
+            pull[i] += select(wins, (1.0 - c[i]) - c[i] * others[i], 0.0)
     fold(pull)
 
 
@@ -295,11 +298,12 @@ def combine_two_terms(
         e, c = work[s], mass[s]
         for i in range(total.size):
             wins = e[i] == 1.0 and others[i] < 0.5
-            remaining = others[i] if wins else total[i] - e[i]
+            remaining = select(wins, others[i], total[i] - e[i])
             p, q = e[i] / total[i], remaining / total[i]
-            own = 0.0 if wins else (1.0 - c[i]) * (e[i] / remaining) - c[i]
+            own = select(wins, 0.0, (1.0 - c[i]) * (e[i] / remaining) - c[i])
             # others * u of the winner is at most 1, while u itself may overflow
-            far = 0.0 if wins or winner[i] == 0.0 else e[i] / others[i] * (winner[i] / total[i])
+            near = wins or winner[i] == 0.0
+            far = select(near, 0.0, e[i] / others[i] * (winner[i] / total[i]))
             e[i] = factor[i] * ((1.0 - c[i]) * p - c[i] * q - p * (pull[i] - own) - far)
 
 
