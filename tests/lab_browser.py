@@ -27,9 +27,8 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@contextmanager
-def watched_page(browser: Browser, **context: Any) -> Iterator[Page]:
-    """Yield a page on which a request that leaves this machine, or any error, fails the test."""
+def watch(page: Page) -> list[str]:
+    """Return a list that fills with every request that leaves this machine, and every error."""
     problems: list[str] = []
 
     def only_files(route: Route) -> None:
@@ -39,13 +38,17 @@ def watched_page(browser: Browser, **context: Any) -> Iterator[Page]:
             problems.append(f"request for {route.request.url}")
             route.abort()
 
-    with browser.new_context(**context) as window:
-        window.route("**/*", only_files)
-        page = window.new_page()
-        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-        page.on(
-            "console",
-            lambda message: problems.append(f"console {message.type}: {message.text}"),
-        )
-        yield page
+    page.route("**/*", only_files)
+    page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+    page.on("console", lambda said: problems.append(f"console {said.type}: {said.text}"))
+    return problems
+
+
+@contextmanager
+def watched_page(browser: Browser, **options: Any) -> Iterator[Page]:
+    """Yield a page of its own; what `watch` finds on it fails the test."""
+    page = browser.new_page(**options)
+    problems = watch(page)
+    yield page
+    page.close()
     assert not problems, "; ".join(problems)

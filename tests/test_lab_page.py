@@ -15,7 +15,7 @@ import crossent
 from crossent import reference
 from crossent.lab.layer import trained_layer
 from crossent.lab.page import assemble
-from lab_browser import chromium, watched_page
+from lab_browser import chromium, watch, watched_page
 
 WIDE, NARROW = {"width": 1200, "height": 900}, {"width": 360, "height": 740}
 SECTIONS = ["price", "slowdown", "neuron", "softmax", "tails", "layer"]
@@ -39,11 +39,23 @@ def file(tmp_path_factory: pytest.TempPathFactory, layer: dict[str, Any]) -> Pat
     return path
 
 
+@pytest.fixture(scope="module")
+def window(browser: Browser, file: Path) -> tuple[Page, list[str]]:
+    page = browser.new_page(viewport=WIDE)
+    problems = watch(page)
+    page.goto(file.as_uri())
+    return page, problems
+
+
 @pytest.fixture
-def page(browser: Browser, file: Path) -> Iterator[Page]:
-    with watched_page(browser, viewport=WIDE) as page:
-        page.goto(file.as_uri())
-        yield page
+def page(window: tuple[Page, list[str]], file: Path) -> Iterator[Page]:
+    """Yield the one page that most tests share, with every setting at its default."""
+    page, problems = window
+    page.goto(f"{file.as_uri()}#theme=auto")
+    page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
+    yield page
+    found, problems[:] = "; ".join(problems), []
+    assert not found
 
 
 def number(page: Page, name: str, section: str = "main") -> float:
@@ -464,19 +476,18 @@ def test_a_shared_address_opens_at_its_section(page: Page, browser: Browser) -> 
     ],
 )
 def test_nonsense_in_the_address_does_no_harm(
-    browser: Browser, file: Path, fragment: str, name: str, value: str
+    page: Page, file: Path, fragment: str, name: str, value: str
 ) -> None:
-    with watched_page(browser, viewport=WIDE) as page:
-        page.goto(f"{file.as_uri()}#{fragment}")
-        assert page.locator(f"[name={name}]").first.input_value() == value
-        assert page.locator("svg.chart path.line").count() > 20
+    page.goto(f"{file.as_uri()}#{fragment}")
+    expect(page.locator(f"[name={name}]").first).to_have_value(value)
+    assert page.locator("svg.chart path.line").count() > 20
 
 
-def test_radio_buttons_ignore_values_they_do_not_have(browser: Browser, file: Path) -> None:
-    with watched_page(browser, viewport=WIDE) as page:
-        page.goto(f"{file.as_uri()}#kind=three&right=9&column=-1")
-        assert page.locator("[name=kind]:checked").input_value() == "one"
-        assert page.locator("[name=right]:checked").input_value() == "0"
+def test_radio_buttons_ignore_values_they_do_not_have(page: Page, file: Path) -> None:
+    page.goto(f"{file.as_uri()}#kind=three&right=9&column=-1&rate=0.4")
+    expect(page.locator("[name=rate]")).to_have_value("0.4")
+    assert page.locator("[name=kind]:checked").input_value() == "one"
+    assert page.locator("[name=right]:checked").input_value() == "0"
 
 
 def test_the_list_of_sections_moves_the_view_and_keeps_the_settings(page: Page) -> None:

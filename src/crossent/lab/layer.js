@@ -33,11 +33,10 @@ const captioned = (image, ...lines) => {
 const decode = ({ weights, peak }) =>
   [...Int8Array.from(atob(weights), (c) => c.charCodeAt(0))].map((byte) => (byte / 127) * peak);
 
-/** Colour by the root of the weight: the first steps, which are small, can be seen too. */
 const paintWeights = (svg, weights) =>
   weights.forEach((weight, i) => {
     svg.children[i].setAttribute("class", weight < 0 ? "minus" : "plus");
-    svg.children[i].style.setProperty("--heat", `${100 * Math.sqrt(Math.abs(weight))}%`);
+    svg.children[i].style.setProperty("--heat", `${100 * Math.abs(weight)}%`);
   });
 
 const paintDigit = (svg, pixels) =>
