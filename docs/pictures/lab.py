@@ -19,8 +19,9 @@ PICTURES: list[dict[str, Any]] = [
 
 def take(browser: Browser, address: str, name: str, figure: str, scheme: Any) -> None:
     """Save one figure as the page first shows it, but with the two-term error chosen."""
-    page = browser.new_page(viewport={"width": 1060, "height": 900}, color_scheme=scheme)
+    page = browser.new_page(viewport={"width": 1090, "height": 900}, color_scheme=scheme)
     page.goto(f"{address}#kind=two")
+    page.locator(figure).evaluate("figure => { figure.style.padding = '1rem' }")
     page.locator(figure).screenshot(path=Path(__file__).with_name(f"{name}.png"))
 
 
