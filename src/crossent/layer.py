@@ -1,0 +1,490 @@
+"""One layer of neurons, z = X W + b, trained on any loss by SciPy's optimisers.
+
+`Objective` is the mean loss over blocks of rows plus a quadratic prior: two matrix products with
+the loss's kernel between them. `Coordinates` make it round, so that few iterations are needed
+whatever the units and correlations of the features. `minimise` hands both to SciPy.
+
+Letters: n rows, D features, J outputs. Parameters are one array (D + 1, J): the weights W and,
+below them, the scores c at the origin m of the features: z = (X - m) W + c. The features are never
+centred themselves; b = c - m W does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.linalg import cholesky, lapack, solve_triangular
+from scipy.optimize import OptimizeResult, minimize
+from threadpoolctl import ThreadpoolController  # scikit-learn brings it
+
+from crossent.threads import CHUNK, sum_over_rows
+
+Array = NDArray[Any]
+Float64 = NDArray[np.float64]
+
+BLOCK_BYTES = 2 << 20  # of features: still in the cache when the second product comes
+WHITEN_UP_TO = 1024  # features: beyond, a D x D matrix costs more than the iterations it saves
+ROWS_PER_FEATURE = 10  # rows that are looked at to find the shape of the features
+JITTER = 1e-6  # of a variance: what float32 cannot tell from 0
+HISTORY = 10  # pairs of vectors that L-BFGS keeps
+FIRST_RADIUS, LAST_RADIUS = 3.0, 1e8  # of the trust region, in the scores' own unit
+MAX_REFUSED = 12  # steps in a row: one 4^12 times shorter gains nothing either
+
+
+# The objective ----------------------------------------------------------------------------------
+
+
+class Block(NamedTuple):
+    """Some rows: features (n, D), dense or CSR; targets as the loss takes them; weights or None."""
+
+    features: Any
+    targets: Array
+    weight: Float64 | None
+
+
+def blocks_of(features: Any, targets: Array, weight: Float64 | None) -> list[Block]:
+    """Cut dense rows into blocks that share their memory; sparse rows stay together.
+
+    The cut depends on the shapes alone, never on the number of threads. A block outweighs the sums
+    that are made of it, one per parameter.
+    """
+    if sparse.issparse(features):
+        return [Block(features, targets, weight)]
+    columns = features.shape[1]
+    sums = 8 * columns * (targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1)
+    step = max(1, max(BLOCK_BYTES, 16 * sums) // (columns * features.itemsize))
+    cuts = [slice(start, start + step) for start in range(0, len(targets), step)]
+    return [Block(features[i], targets[i], None if weight is None else weight[i]) for i in cuts]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """1/2 sum precision (parameters - centre)^2; both broadcast to (D + 1, J)."""
+
+    precision: Float64
+    centre: Float64
+
+    def value_and_grad(self, parameters: Float64) -> tuple[float, Float64]:
+        """Return the prior's cost and its gradient."""
+        away = parameters - self.centre
+        pull = self.precision * away
+        return 0.5 * float(np.vdot(pull, away)), pull
+
+
+class Value(NamedTuple):
+    """What one look at all blocks gives: cross-entropy, objective and the latter's gradient."""
+
+    loss: float
+    objective: float
+    gradient: Float64
+
+
+class Objective:
+    """F = sum_i w_i E(z_i, y_i) / normalizer + prior, for z = (X - m) W + c.
+
+    Threads share the blocks; each takes the products of a block in the features' own dtype, with
+    the loss's kernel between them. Sums are float64 and added in the order of the rows: the same
+    bits for any number of threads, under `one_blas_thread`.
+    """
+
+    def __init__(
+        self, loss: Any, blocks: Sequence[Block], normalizer: float, origin: Float64, prior: Prior
+    ) -> None:
+        self.loss, self.blocks, self.normalizer = loss, blocks, normalizer
+        self.origin, self.prior = origin, prior
+        self._scores: tuple[Float64 | None, list[Array]] = (None, [])
+
+    def value_and_grad(self, parameters: Float64) -> Value:
+        """Return the objective at the parameters, in one pass over the blocks."""
+        plane = self._plane(parameters)
+
+        def slopes(i: int) -> tuple[float, Array]:
+            features, targets, weight = self.blocks[i]
+            z = scores_of(features, *plane)
+            value, slope = self.loss.value_and_grad(z, targets, weight, self.normalizer, out=z)
+            return float(value), slope
+
+        loss, gradient = self._sum(parameters.shape, slopes)
+        cost, pull = self.prior.value_and_grad(parameters)
+        return Value(loss, loss + cost, gradient + pull)
+
+    def hvp(self, parameters: Float64, vector: Float64) -> Float64:
+        """Return the Hessian of the objective at the parameters, times a vector like them."""
+        plane, at = self._plane(vector), self._scores_at(parameters)
+
+        def slopes(i: int) -> tuple[float, Array]:
+            features, targets, weight = self.blocks[i]
+            change = scores_of(features, *plane)
+            return 0.0, self.loss.hvp(at[i], targets, change, weight, self.normalizer)
+
+        return self._sum(vector.shape, slopes)[1] + self.prior.precision * vector
+
+    def affine(self, parameters: Float64) -> tuple[Float64, Float64]:
+        """Return W and b = c - m W."""
+        return parameters[:-1], parameters[-1] - self.origin @ parameters[:-1]
+
+    def _plane(self, parameters: Float64) -> tuple[Array, Array]:
+        """Return W and b in the features' dtype."""
+        dtype = self.blocks[0].features.dtype
+        weights, bias = self.affine(parameters)
+        return weights.astype(dtype), bias.astype(dtype)
+
+    def _sum(
+        self, shape: tuple[int, ...], slopes: Callable[[int], tuple[float, Array]]
+    ) -> tuple[float, Float64]:
+        """Return the sums over the blocks of the values, and of (X - m)^T slope."""
+
+        def work(i: int, _: int, sums: Float64) -> None:
+            sums[0], slope = slopes(i)
+            back = sums[1:].reshape(shape)
+            back[:-1] = self.blocks[i].features.T @ slope
+            back[-1] = np.ones(len(slope), slope.dtype) @ slope  # BLAS: far faster than a sum
+
+        total = sum_over_rows(work, len(self.blocks), CHUNK, 1 + shape[0] * shape[1])
+        gradient = total[1:].reshape(shape)
+        gradient[:-1] -= np.multiply.outer(self.origin, gradient[-1])
+        return float(total[0]), gradient
+
+    def _scores_at(self, parameters: Float64) -> list[Array]:
+        """Return the scores of all blocks; those at the last parameters asked for are kept."""
+        at, scores = self._scores
+        if at is None or not np.array_equal(at, parameters):
+            plane = self._plane(parameters)
+            scores = [scores_of(block.features, *plane) for block in self.blocks]
+            self._scores = parameters.copy(), scores
+        return scores
+
+
+def scores_of(features: Any, weights: Float64, bias: Float64) -> Array:
+    """Return X W + b in the dtype of X, always dense."""
+    scores = np.asarray(features @ weights.astype(features.dtype, copy=False))
+    scores += bias.astype(features.dtype, copy=False)
+    return scores
+
+
+# Coordinates ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """A change of variables in which the objective curves about alike in every direction.
+
+    W = T V and c = unit * v, where T T^T is the inverse of curvature * cov(X) + precision. Half
+    the squared length of a gradient in (V, v) is then about what is left to gain, in nats. So the
+    length means the same for features in any unit, for any number of rows and of parameters.
+    """
+
+    basis: Float64  # T, (D, D) upper triangular; or the diagonal of one, (D,)
+    unit: float
+
+    def parameters(self, position: Float64) -> Float64:
+        """Return the parameters at a position."""
+        return np.vstack([self._apply(self.basis, position[:-1]), self.unit * position[-1]])
+
+    def gradient(self, gradient: Float64) -> Float64:
+        """Return the gradient in the position, given that in the parameters."""
+        return np.vstack([self._apply(self.basis.T, gradient[:-1]), self.unit * gradient[-1]])
+
+    def position(self, parameters: Float64) -> Float64:
+        """Return the position of parameters."""
+        if self.basis.ndim == 1:
+            weights = parameters[:-1] / self.basis[:, None]
+        else:
+            weights = solve_triangular(self.basis, parameters[:-1])
+        return np.vstack([weights, parameters[-1] / self.unit])
+
+    @staticmethod
+    def _apply(basis: Float64, rows: Float64) -> Float64:
+        return basis[:, None] * rows if basis.ndim == 1 else basis @ rows
+
+
+def centre(features: Any) -> Float64:
+    """Return a point amid the features: the mean of some rows, taken evenly."""
+    return np.asarray(features[_evenly(features)].mean(axis=0, dtype=np.float64)).ravel()
+
+
+def coordinates_for(
+    features: Any, origin: Float64, curvature: float, precision: Float64
+) -> Coordinates:
+    """Return coordinates that fit the spread of the features around the origin.
+
+    Parameters
+    ----------
+    features : (n, D) array or CSR matrix
+        Only some rows of a dense matrix are read.
+    origin : (D,) array
+        Where the scores c are taken.
+    curvature : float
+        Second derivative of the loss in a score, about.
+    precision : (D + 1,) array
+        Second derivative of the prior in the weights of each feature, and in c.
+    """
+    unit = (curvature + precision[-1]) ** -0.5
+    if sparse.issparse(features):
+        ones = np.ones((features.shape[0], 1))
+        variance = _squares(features, origin, ones)[:, 0] / len(ones)
+        return Coordinates(_diagonal(curvature * variance + precision[:-1]), unit)
+    deviation, sample = _standardised(features[_evenly(features)], origin)
+    if features.shape[1] > min(WHITEN_UP_TO, features.shape[0]):
+        return Coordinates(_diagonal(curvature * deviation**2 + precision[:-1]), unit)
+    shape = (curvature / len(sample)) * (sample.T @ sample).astype(np.float64)
+    shape.flat[:: len(shape) + 1] += precision[:-1] / deviation**2 + curvature * JITTER
+    inverse, _ = lapack.dtrtri(cholesky(shape, lower=True), lower=1)
+    return Coordinates(inverse.T / deviation[:, None], unit)
+
+
+def _diagonal(curvature: Float64) -> Float64:
+    return np.asarray((curvature + JITTER * curvature.mean()) ** -0.5)
+
+
+def _evenly(features: Any) -> slice:
+    """Return enough rows of dense features to know their shape, all rows of sparse ones."""
+    if sparse.issparse(features):
+        return slice(None)
+    return slice(None, None, max(1, features.shape[0] // (ROWS_PER_FEATURE * features.shape[1])))
+
+
+def _standardised(sample: Array, origin: Float64) -> tuple[Float64, Array]:
+    """Return the deviation of the columns from the origin, and the rows over it, in float32."""
+    away = np.empty(sample.shape, np.float32)
+    np.subtract(sample, origin, out=away, casting="same_kind")
+    squares = np.einsum("ij,ij->j", away, away, dtype=np.float64)
+    deviation = np.sqrt(np.where(squares > 0, squares / len(sample), 1.0))
+    away /= deviation
+    return deviation, away
+
+
+def moments(blocks: Sequence[Block]) -> tuple[Float64, Float64]:
+    """Return the weighted mean and variance of the features over all rows."""
+    total = sum(float(_row_weight(block).sum()) for block in blocks)
+    mean = sum(block.features.T @ _row_weight(block) for block in blocks) / total
+    each = [_squares(block.features, mean, _row_weight(block)[:, None]) for block in blocks]
+    return mean, np.sum(each, axis=0)[:, 0] / total
+
+
+def _row_weight(block: Block) -> Float64:
+    if block.weight is None:
+        return np.ones(block.features.shape[0])
+    return block.weight if block.weight.ndim == 1 else block.weight.mean(axis=1)
+
+
+def _squares(features: Any, origin: Float64, weight: Float64) -> Float64:
+    """Return sum_i weight_ij (x_id - origin_d)^2, shape (D, J); sparse features stay sparse."""
+    if not sparse.issparse(features):
+        return np.asarray(np.square(features - origin).T @ weight)
+    m = origin[:, None]
+    squares = features.power(2).T @ weight - 2 * m * (features.T @ weight) + m**2 * weight.sum(0)
+    return np.asarray(np.maximum(squares, 0.0))
+
+
+# What earlier rows taught -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Rows seen before, as a Gaussian around the parameters that they led to.
+
+    Its precision is the diagonal of the loss's Hessian summed over those rows. Source:
+    Spiegelhalter and Lauritzen, Sequential updating of conditional probabilities (1990).
+
+    Attributes
+    ----------
+    origin, scale : (D,) arrays
+        The point that parameters refer to, and the unit in which each feature is penalised.
+    curvature : (D + 1, J) array
+        The Hessian's diagonal.
+    weight : float
+        The rows' weight.
+    """
+
+    origin: Float64
+    scale: Float64
+    curvature: Float64
+    weight: float = 0.0
+
+    def prior(self, l2: float, parameters: Float64, total: float) -> Prior:
+        """Return the penalty together with the memory, for a mean over rows of that total weight.
+
+        At the parameters the objective of the rows seen was least, so the slope of their loss is
+        there the penalty's slope reversed.
+        """
+        penalty = np.append(l2 * self.scale**2, 0.0)[:, None]
+        precision = penalty + self.curvature / total
+        pull = (self.curvature / total + penalty * (self.weight / total)) * parameters
+        centre = np.divide(pull, precision, out=parameters.copy(), where=precision > 0)
+        return Prior(precision, centre)
+
+    def and_rows(self, loss: Any, block: Block, weight: float, parameters: Float64) -> Memory:
+        """Return the memory of one more block of that weight; evenly taken rows stand for all."""
+        some = _evenly(block.features)
+        features = block.features[some]
+        bias = parameters[-1] - self.origin @ parameters[:-1]
+        p = loss.activation(scores_of(features, parameters[:-1], bias)).astype(np.float64)
+        row_weight = _row_weight(
+            Block(features, p, None if block.weight is None else block.weight[some])
+        )
+        curved = row_weight[:, None] * p * (1 - p)
+        seen = np.vstack([_squares(features, self.origin, curved), curved.sum(axis=0)])
+        share = weight / row_weight.sum() if row_weight.any() else 0.0
+        return Memory(self.origin, self.scale, self.curvature + share * seen, self.weight + weight)
+
+
+# The search -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the search stands after an iteration (or, for iteration 0, before the first).
+
+    Attributes
+    ----------
+    iteration : int
+        Iterations made.
+    loss : float
+        Mean cross-entropy of the rows it trains on, in nats, without the prior.
+    objective : float
+        The same with the prior: what is minimised.
+    gradient_norm : float
+        Length of the objective's gradient, in `Coordinates`; compared with tol.
+    coef, intercept : (J, D) and (J,) arrays
+        The layer as it is now, for the features as given.
+    """
+
+    iteration: int
+    loss: float
+    objective: float
+    gradient_norm: float
+    coef: Float64
+    intercept: Float64
+
+
+class Search:
+    """A way down the objective: what SciPy asks and reports, and what is kept of it.
+
+    After `run`: `parameters`, `history` (the objective at the start and after each iteration) and
+    `reason`, why it stopped.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        coordinates: Coordinates,
+        start: Float64,
+        callback: Callable[[Progress], object] | None = None,
+    ) -> None:
+        self.objective, self.coordinates, self.callback = objective, coordinates, callback
+        self.parameters = start
+        self.history: list[float] = []
+        self.reason = ""
+        self._trial = self._accepted = (start, Value(np.inf, np.inf, start), np.inf)
+        self._refused = 0
+
+    @property
+    def iterations(self) -> int:
+        """Return how many iterations were made."""
+        return max(0, len(self.history) - 1)
+
+    def run(self, tol: float, max_iter: int) -> Search:
+        """Search until the gradient's length falls below tol, or for max_iter iterations."""
+        self._tol = tol
+        start = self.coordinates.position(self.parameters).ravel()
+        minimize(
+            self._value_and_grad,
+            start,
+            jac=True,
+            callback=self._after_iteration,
+            **self._method(start.size, max_iter),
+        )
+        self.reason = self.reason or self._why_stopped(max_iter)
+        return self
+
+    def _method(self, size: int, max_iter: int) -> dict[str, Any]:
+        """Return L-BFGS where its history is small beside the features, else Newton-CG.
+
+        The trust region keeps but a few vectors like the parameters, and takes fewer passes over
+        wide sparse features.
+        """
+        if 2 * HISTORY * 8 * size <= sum(
+            _memory(block.features) for block in self.objective.blocks
+        ):
+            options = {"maxcor": HISTORY, "ftol": 0.0, "gtol": 0.0, "maxfun": 10**9}
+            return {"method": "L-BFGS-B", "options": {**options, "maxiter": max_iter}}
+        radius = {"initial_trust_radius": FIRST_RADIUS, "max_trust_radius": LAST_RADIUS}
+        options = {**radius, "gtol": self._tol, "maxiter": max_iter}
+        return {"method": "trust-ncg", "hessp": self._hvp, "options": options}
+
+    def _value_and_grad(self, position: Float64) -> tuple[float, Float64]:
+        parameters = self.coordinates.parameters(position.reshape(self.parameters.shape))
+        value = self.objective.value_and_grad(parameters)
+        gradient = self.coordinates.gradient(value.gradient).ravel()
+        self._trial = parameters, value, float(np.linalg.norm(gradient))
+        if not self.history:
+            self._accept()
+        return value.objective, gradient
+
+    def _hvp(self, position: Float64, vector: Float64) -> Float64:
+        at, along = (
+            self.coordinates.parameters(each.reshape(self.parameters.shape))
+            for each in (position, vector)
+        )
+        return self.coordinates.gradient(self.objective.hvp(at, along)).ravel()
+
+    def _after_iteration(self, intermediate_result: OptimizeResult) -> None:
+        if intermediate_result.fun == self._trial[1].objective:
+            self._refused = 0
+            self._accept()
+        else:
+            self._refused += 1
+            self.history.append(self.history[-1])
+        if self._gradient_norm < self._tol or self._refused >= MAX_REFUSED or self.reason:
+            raise StopIteration
+
+    def _accept(self) -> None:
+        """Keep the last trial, and report it."""
+        self.parameters, value, self._gradient_norm = self._trial
+        self.history.append(value.objective)
+        if self.callback is None:
+            return
+        weights, bias = self.objective.affine(self.parameters)
+        progress = Progress(
+            self.iterations, value.loss, value.objective, self._gradient_norm, weights.T, bias
+        )
+        if self.callback(progress) is True:
+            self.reason = "stopped by the callback"
+
+    def _why_stopped(self, max_iter: int) -> str:
+        if self._gradient_norm < self._tol:
+            return "gradient below tol"
+        if self.iterations >= max_iter:
+            fall = self.history[-2] - self.history[-1]
+            return f"max_iter reached, loss still falling by {fall:.1e} per iteration"
+        return "no further decrease within rounding"
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS to one thread for a while: blocks have threads of their own.
+
+    NumPy and SciPy may each bring a BLAS whose idle threads keep a processor busy, and small
+    products were seen to take 40 times as long for it.
+    """
+    with _libraries().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _libraries() -> Any:
+    return ThreadpoolController()
+
+
+def _memory(features: Any) -> int:
+    if sparse.issparse(features):
+        return int(features.data.nbytes + features.indices.nbytes + features.indptr.nbytes)
+    return int(features.nbytes)
