@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossent import checks
-from crossent.kernels import hard, scan, soft
+from crossent.kernels import rows, scan, soft, tiles
 from crossent.kernels import sigmoid as sigmoid_kernels
 from crossent.kernels.strips import SHORT
 from crossent.sums import LossSums
@@ -276,7 +276,7 @@ def _product(a: Array, b: Array) -> Array:
 
 
 def _hard_kernel(z: Array, y: Array, row_weight: Array) -> Kernel:
-    kernel = hard.hard_tiles if z.shape[1] <= SHORT else hard.hard_rows
+    kernel = tiles.hard_tiles if z.shape[1] <= SHORT else rows.hard_rows
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
         kernel(z[a:b], y[a:b], row_weight[a:b], scale, losses, gradient, sums)
@@ -285,17 +285,32 @@ def _hard_kernel(z: Array, y: Array, row_weight: Array) -> Kernel:
 
 
 def _row_kernel(loss: Any, z: Array, y: Array, weights: Array, class_weight: Array) -> Kernel:
-    class_weight = class_weight if class_weight.size else np.ones(z.shape[1])
-    if loss.name == "cross_entropy":
-        kernel: Any = soft.soft_rows
-        options = [loss.label_smoothing, loss.z_loss, loss.softcap or 0.0, loss.temperature]
+    each = class_weight if class_weight.size else np.ones(z.shape[1])
+    kernel: Any = soft.soft_rows
+    options = [each, loss.label_smoothing]
+    if loss.name == "softmax_binary_cross_entropy":
+        kernel = soft.two_term_rows
+    elif z.shape[1] <= SHORT:
+        options += [loss.z_loss, loss.softcap or 0.0, loss.temperature]
     else:
-        kernel, options = soft.two_term_rows, [loss.label_smoothing]
+        kernel = rows.mass_rows
+        options = [*_gain_and_base(loss, y, class_weight, z.shape[1])]
+        options += [loss.z_loss, loss.softcap, 1.0 / loss.temperature]
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
-        kernel(z[a:b], y[a:b], weights[a:b], class_weight, *options, scale, losses, gradient, sums)
+        kernel(z[a:b], y[a:b], weights[a:b], *options, scale, losses, gradient, sums)
 
     return run
+
+
+def _gain_and_base(loss: Any, y: Array, class_weight: Array, classes: int) -> tuple[Any, Any]:
+    """Return what makes masses of targets: gain * c + base, one number where one does for all."""
+    alpha = loss.label_smoothing
+    if class_weight.size:
+        return class_weight * (1.0 - alpha), class_weight * (alpha / classes)
+    if y.ndim == 2 and not alpha:
+        return None, 0.0  # masses as they are
+    return 1.0 - alpha, alpha / classes
 
 
 # Sigmoid losses ---------------------------------------------------------------------------------

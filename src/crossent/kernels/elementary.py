@@ -37,9 +37,19 @@ def log1p(x: Any) -> Any:
     raise AssertionError("kernels are compiled")
 
 
+def exp_of_scaled(x: Any, m: Any, sharpness: Any) -> Any:
+    """Return exp(sharpness (x - m)) in float64 for float64 m and x <= m of either type."""
+    raise AssertionError("kernels are compiled")
+
+
 @overload(exp_of_difference, jit_options={"error_model": "numpy"})
 def _exp_of_difference(x: Any, m: Any) -> Any:
     return _exp32 if x == types.float32 else _exp64
+
+
+@overload(exp_of_scaled, jit_options={"error_model": "numpy"})
+def _exp_of_scaled(x: Any, m: Any, sharpness: Any) -> Any:
+    return _exp_of_scaled32 if x == types.float32 else _exp_of_scaled64
 
 
 @overload(log1p, jit_options={"error_model": "numpy"})
@@ -74,6 +84,32 @@ def _exp32(x: Any, m: Any) -> Any:
 
 def _exp64(x: Any, m: Any) -> Any:
     d, e = difference(x, m, 750.0)
+    return exp64_of_sum(d, e)
+
+
+def _exp_of_scaled64(x: Any, m: Any, sharpness: Any) -> Any:
+    d, e = difference(x, m, 750.0 / sharpness)
+    return exp64_of_sum(d * sharpness, e * sharpness)
+
+
+def _exp_of_scaled32(x: Any, m: Any, sharpness: Any) -> Any:
+    """The difference of two float32 is as good as exact, and the result is rounded to float32."""
+    d = maximum((F64(x) - m) * sharpness, -750.0)
+    k = round_even(d * 1.4426950408889634)
+    r = fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, d))
+    q = 2.4801493100038142e-05
+    q = fma(q, r, 1.9841269506578848e-04)
+    q = fma(q, r, 1.3888888943628895e-03)
+    q = fma(q, r, 8.33333333349446e-03)
+    q = fma(q, r, 4.166666666653016e-02)
+    q = fma(q, r, 1.6666666666666413e-01)
+    q = fma(q, r, 5.000000000000011e-01)
+    return scale_by_power(fma(fma(q, r, 1.0), r, 1.0), k)
+
+
+@device
+def exp64_of_sum(d: Any, e: Any) -> Any:
+    """Return exp(d + e) for d in [-750, 0] and e far smaller."""
     k = round_even(d * 1.4426950408889634)
     r = fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, d)) + e
     q = 2.500006064923463e-08
@@ -126,14 +162,18 @@ def _log1p64(x: Any) -> Any:
 
 @device
 def tanh64(x: Any) -> Any:
-    """Return tanh x: near 0 by its series, as (1 - e) / (1 + e), e = exp(-2 |x|), cancels."""
+    """Return tanh x and its derivative 1 - tanh^2 = 4 e / (1 + e)^2, with e = exp(-2 |x|).
+
+    Near 0, where (1 - e) / (1 + e) cancels, tanh is taken by its series.
+    """
     a = magnitude(x)
-    e = exp_of_difference(-2.0 * a, 0.0)
+    e = exp64_of_sum(maximum(-2.0 * a, -750.0), 0.0)
+    share = 1.0 / (1.0 + e)
     v = a * a
     q = -1382.0 / 155925.0
     q = fma(q, v, 62.0 / 2835.0)
     q = fma(q, v, -17.0 / 315.0)
     q = fma(q, v, 2.0 / 15.0)
     q = fma(q, v, -1.0 / 3.0)
-    t = select(a < 0.08, fma(a * v, q, a), (1.0 - e) / (1.0 + e))
-    return select(x >= 0.0, t, -t)
+    t = select(a < 0.08, fma(a * v, q, a), (1.0 - e) * share)
+    return select(x >= 0.0, t, -t), 4.0 * e * share * share

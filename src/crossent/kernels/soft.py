@@ -24,7 +24,7 @@ from numba.extending import overload
 
 from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import exp_of_difference, log1p, tanh64
-from crossent.kernels.intrinsics import borrowed, keep, magnitude, select
+from crossent.kernels.intrinsics import borrowed, keep, select
 from crossent.kernels.strips import (
     different,
     filled,
@@ -48,11 +48,8 @@ def transform(scores: Any, slope: Any, softcap: Any, temperature: Any) -> None:
     sharpness = 1.0 / temperature
     if softcap > 0.0:
         for i in range(scores.size):
-            z = scores[i] * (1.0 / softcap)
-            e = exp_of_difference(-2.0 * magnitude(z), 0.0)
-            share = 1.0 / (1.0 + e)
-            slope[i] = 4.0 * e * share * share * sharpness
-            scores[i] = softcap * tanh64(z) * sharpness
+            t, d = tanh64(scores[i] * (1.0 / softcap))
+            scores[i], slope[i] = softcap * t * sharpness, d * sharpness
     elif temperature != 1.0:
         for i in range(scores.size):
             scores[i] *= sharpness
