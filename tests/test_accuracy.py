@@ -1,0 +1,197 @@
+"""Every loss and gradient against mpmath, in ulps of the true number: no absolute tolerance.
+
+Bounds: 4 ulp for float32, 8 ulp for float64, of the true number; subnormals count in the spacing
+of subnormals. Where the gradient is a difference of two numbers that may nearly be equal, no
+float64 knows more than their own last bits, and the bound counts in ulps of the larger of the two:
+for float64 with soft targets and for the two-term error over softmax, and for the sigmoid losses
+with soft targets in either type. The softmax losses of float32 are held to the true difference all
+the same, as they are computed in float64.
+"""
+
+import math
+
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+import crossent
+import oracle
+from rows import LOSSES, SPREADS, draw, errors
+
+BOUND = {"float32": 4.0, "float64": 8.0}
+DTYPES = tuple(BOUND)
+SOFTMAX = [name for name in LOSSES if name not in oracle.SIGMOID]
+
+
+def is_difference(loss: str, kind: str, dtype: str) -> bool:
+    """Return whether the gradient is held to the larger of two terms, not to their difference."""
+    if loss in oracle.SIGMOID:
+        return kind == "soft"
+    return dtype == "float64" and (kind == "soft" or loss == "softmax_binary_cross_entropy")
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_loss_and_gradient(dtype: str, classes: int, loss: str, kind: str) -> None:
+    z, targets = draw(loss, kind, classes, dtype, SPREADS if classes < 1000 else SPREADS[-1:])
+    found = errors(loss, z, targets)
+    terms = is_difference(loss, kind, dtype)
+    assert (found.value_terms if terms else found.value) <= BOUND[dtype]
+    assert (found.gradient_terms if terms else found.gradient) <= BOUND[dtype]
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+@pytest.mark.parametrize("loss", SOFTMAX)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vocabulary(dtype: str, loss: str, kind: str) -> None:
+    z, targets = draw(loss, kind, 50257, dtype, SPREADS[-1:])
+    some = [0, 2, 3, 8]  # uniform, falling, certain, many small beside 64 large
+    found = errors(loss, z[some], targets[some])
+    terms = is_difference(loss, kind, dtype)
+    assert found.value <= BOUND[dtype]
+    assert (found.gradient_terms if terms else found.gradient) <= BOUND[dtype]
+
+
+# Sums ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_of_many_add_no_error(dtype: str, loss: str) -> None:
+    rng = np.random.default_rng(5)
+    z = rng.normal(0, 4, (20_000, 3)).astype(dtype)
+    y = rng.integers(3, size=len(z))
+    targets = np.eye(3)[y] if loss in oracle.SIGMOID else y
+    each = LOSSES[loss](reduction="none")(z.astype(np.float64), targets)
+    total = LOSSES[loss](reduction="sum")(z, targets)
+    assert oracle.ulps(total, mpf(math.fsum(each.flat))) <= BOUND[dtype]
+
+
+@pytest.mark.parametrize("loss", oracle.SIGMOID)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_outputs_deep_in_the_tail(dtype: str, loss: str) -> None:
+    z, y = np.full((2, 50257), -90, dtype), np.zeros((2, 50257), dtype)
+    value = LOSSES[loss](reduction="batchmean")(z, y)
+    with mp.workdps(60):
+        one = mp.log1p(mp.exp(-90)) if loss == "binary_cross_entropy" else mp.exp(-180) / 2
+        assert oracle.ulps(value, 50257 * one) <= BOUND[dtype]
+
+
+# Tails --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("dtype", "gaps"), [("float32", (80, 104)), ("float64", (700, 746))])
+def test_subnormal_numbers(dtype: str, gaps: tuple[int, int], loss: str) -> None:
+    z = np.linspace(*gaps, 49).astype(dtype)
+    scores = np.stack([z, np.zeros_like(z)], axis=1)
+    signs = np.array([[1.0, 0.0]]) if loss in oracle.SIGMOID else np.zeros(len(z), int)
+    right = np.broadcast_to(signs, scores.shape) if loss in oracle.SIGMOID else signs
+    for targets in (right, 1 - right):  # right and certain, wrong and certain
+        found = errors(loss, scores, targets)
+        assert found.value <= BOUND[dtype]
+        assert found.gradient <= BOUND[dtype]
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gap", [300.0, 730.0, 800.0, 3000.0])
+def test_gaps_beyond_exp(gap: float, dtype: str, loss: str) -> None:
+    z = np.array([[gap, 0.0, -3.0], [0.0, 1.0, gap]], dtype)
+    for targets in ([0, 2], [1, 0], [2, 1]):
+        found = errors(loss, z, np.array(targets))
+        assert found.value <= BOUND[dtype]
+        assert found.gradient_terms <= BOUND[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_differences_wider_than_the_type(dtype: str) -> None:
+    huge = float(np.finfo(dtype).max)
+    z = np.array([[-huge, huge], [huge, -huge]], dtype)
+    value, gradient = crossent.CrossEntropy(reduction="none").value_and_grad(z, [0, 0])
+    np.testing.assert_array_equal(value, [np.inf, 0.0])  # 2 huge is beyond the type
+    np.testing.assert_array_equal(gradient, [[-1.0, 1.0], [0.0, 0.0]])
+
+
+# Weights ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-60, 1e-40, 1.0, 1e40, 1e300])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_size_of_weights_cancels_in_the_mean(dtype: str, loss: str, size: float) -> None:
+    z = np.array([[1.0, -2.0], [-30.0, 30.0], [0.5, 0.25]], dtype)
+    targets = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype)
+    weight = np.array([1.0, 2.0, 5.0]) * size
+    value, gradient = LOSSES[loss]().value_and_grad(z, targets, weight)
+    true = oracle.truth(loss, {}, z, targets, weight)
+    assert oracle.ulps(value, true.value) <= BOUND[dtype]
+    assert oracle.ulps(gradient, true.gradient, true.larger_term).max() <= BOUND[dtype]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_weights_do_not_magnify_rounding_of_subnormals(dtype: str, loss: str) -> None:
+    z = np.array([[100.0, 0.0], [100.0, -3.0]], dtype)
+    targets = np.array([0, 0]) if loss in SOFTMAX else np.array([[1.0, 0.0], [1.0, 0.0]], dtype)
+    options = {"reduction": "sum"}
+    weight = [1e6, 3e9]
+    value, gradient = LOSSES[loss](**options).value_and_grad(z, targets, weight)
+    true = oracle.truth(loss, options, z, targets, weight)
+    assert oracle.ulps(value, true.value) <= BOUND[dtype]
+    assert oracle.ulps(gradient, true.gradient, true.larger_term).max() <= BOUND[dtype]
+
+
+# Activations --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 300])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softmax_and_its_logarithm(dtype: str, classes: int) -> None:
+    z, _ = draw("cross_entropy", "hard", classes, dtype, SPREADS)
+    with mp.workdps(60 + 100):
+        p = np.array([oracle.softmax(row.tolist(), [1] * classes) for row in oracle.exactly(z)])
+        assert oracle.ulps(crossent.softmax(z), p).max() <= BOUND[dtype]
+        log_p = np.frompyfunc(mp.log, 1, 1)(p)
+        assert oracle.ulps(crossent.log_softmax(z), log_p).max() <= BOUND[dtype]
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 300])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_logsumexp(dtype: str, classes: int) -> None:
+    """max + ln(sum) may cancel, so the bound is in ulps of the larger of the two."""
+    z, _ = draw("cross_entropy", "hard", classes, dtype, SPREADS)
+    with mp.workdps(60 + 100):
+        rows = oracle.exactly(z)
+        true = np.array([mp.log(mp.fsum(map(mp.exp, row))) for row in rows])
+        larger = np.array(
+            [max(abs(max(row)), t - max(row)) for row, t in zip(rows, true, strict=True)]
+        )
+    assert oracle.ulps(crossent.logsumexp(z), true, larger).max() <= BOUND[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sigmoid_and_its_logarithm(dtype: str) -> None:
+    z = np.linspace(-110, 110, 2001).astype(dtype)
+    with mp.workdps(60 + 100):
+        a = 1 / (1 + np.frompyfunc(mp.exp, 1, 1)(-oracle.exactly(z)))
+        assert oracle.ulps(crossent.sigmoid(z), a).max() <= BOUND[dtype]
+        log_a = np.frompyfunc(mp.log, 1, 1)(a)
+        assert oracle.ulps(crossent.log_sigmoid(z), log_a).max() <= BOUND[dtype]
+
+
+# Half types ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_float16_is_float32_rounded_once(loss: str) -> None:
+    z, targets = draw(loss, "hard", 10, "float16", SPREADS[:2])
+    value, gradient = LOSSES[loss](reduction="none").value_and_grad(z, targets)
+    wide_value, wide_gradient = LOSSES[loss](reduction="none").value_and_grad(
+        z.astype(np.float32), targets
+    )
+    assert (value.dtype, gradient.dtype) == (np.float32, np.float16)
+    np.testing.assert_array_equal(value, wide_value)
+    np.testing.assert_array_equal(gradient, wide_gradient.astype(np.float16))
