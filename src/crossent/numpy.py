@@ -65,11 +65,11 @@ class Problem:
 
     def run(self, scale: float, losses: Any, gradient: Any) -> NDArray[np.float64]:
         """Run the kernel over all rows and return its sums: losses and z-losses."""
-        empty = np.empty((0, 0), self.logits.dtype)
+        slopes = bits(np.empty((0, 0), self.logits.dtype) if gradient is None else gradient)
 
         def work(start: int, stop: int, sums: Array) -> None:
             part = NO_ROW if losses is None else losses[start:stop]
-            out = empty if gradient is None else gradient[start:stop]
+            out = slopes if gradient is None else slopes[start:stop]
             self.kernel(start, stop, scale, part, out, sums)
 
         return sum_over_rows(work, *self.logits.shape)
@@ -158,11 +158,16 @@ def result_type(dtype: Any) -> Any:
 # Layout: what the kernels want, and back --------------------------------------------------------
 
 
+def bits(array: Array) -> Array:
+    """Return a half type's bits as kernels take them (see halves.py), any other array itself."""
+    if array.dtype.itemsize != 2:
+        return array
+    return array.view(np.int16 if array.dtype == np.float16 else np.uint16)
+
+
 def _rows(array: Array, axis: int) -> Array:
-    """Return the array as (N, C) in the type that is computed in, copied only if need be."""
+    """Return the array as (N, C), classes last and contiguous, copied only if need be."""
     moved = np.moveaxis(array, axis, -1) if array.ndim > 1 else array
-    if array.dtype.name in checks.HALF_TYPES:
-        moved = moved.astype(np.float32)
     return _writable(np.ascontiguousarray(moved.reshape(-1, array.shape[axis])))
 
 
@@ -170,9 +175,10 @@ def _writable(array: Array) -> Array:
     """Return a view that counts as writable: kernels never write inputs, and one type is enough."""
     if array.flags.writeable:
         return array
-    interface = dict(array.__array_interface__, data=(array.__array_interface__["data"][0], False))
+    raw = array.view(f"u{array.dtype.itemsize}")  # a name that every type's memory goes by
+    interface = dict(raw.__array_interface__, data=(raw.__array_interface__["data"][0], False))
     holder = type("Memory", (), {"__array_interface__": interface, "owner": array})()
-    return np.asarray(holder)
+    return np.asarray(holder).view(array.dtype)
 
 
 def _working_gradient(problem: Problem, out: Array) -> Array:
@@ -277,6 +283,7 @@ def _product(a: Array, b: Array) -> Array:
 
 def _hard_kernel(z: Array, y: Array, row_weight: Array) -> Kernel:
     kernel = tiles.hard_tiles if z.shape[1] <= SHORT else rows.hard_rows
+    z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
         kernel(z[a:b], y[a:b], row_weight[a:b], scale, losses, gradient, sums)
@@ -296,6 +303,8 @@ def _row_kernel(loss: Any, z: Array, y: Array, weights: Array, class_weight: Arr
         kernel = rows.mass_rows
         options = [*_gain_and_base(loss, y, class_weight, z.shape[1])]
         options += [loss.z_loss, loss.softcap, 1.0 / loss.temperature]
+
+    z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
         kernel(z[a:b], y[a:b], weights[a:b], *options, scale, losses, gradient, sums)
@@ -336,9 +345,7 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
 
 
 def _outputs(array: Array, outputs: int) -> Array:
-    """Return the array as (n, J), in the type that is computed in."""
-    if array.dtype.name in checks.HALF_TYPES:
-        array = array.astype(np.float32)
+    """Return the array as (n, J), copied only if need be."""
     rows = array.size // outputs if outputs else 0
     return _writable(np.ascontiguousarray(array.reshape(rows, outputs)))
 
@@ -367,6 +374,7 @@ def _sigmoid_divisors(z: Array, weights: Array) -> tuple[float, float]:
 
 def _sigmoid_kernel(z: Array, y: Array, pos_weight: Any, weights: Array, alpha: float) -> Kernel:
     weights = weights if weights.size else np.empty((0, 1))
+    z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
         sigmoid_kernels.sigmoid_rows(
@@ -405,7 +413,7 @@ def _softmax_of(
     checks.classes(logits.shape[axis])
     z = _rows(logits, axis)
     p = np.empty(z.shape, z.dtype)
-    _softmax(z, softcap, temperature, logarithm, np.empty(len(z)), p)
+    _softmax(bits(z), softcap, temperature, logarithm, np.empty(len(z)), bits(p))
     shape = logits.shape[:axis] + logits.shape[axis + 1 :] + (logits.shape[axis],)
     return np.moveaxis(p.reshape(shape), -1, axis).astype(logits.dtype, copy=False)
 
@@ -417,7 +425,7 @@ def logsumexp(logits: Any, axis: int = -1) -> Any:
     checks.classes(logits.shape[axis])
     z = _rows(logits, axis)
     lse = np.empty(len(z))
-    _softmax(z, None, 1.0, False, lse, np.empty((0, 0), z.dtype))
+    _softmax(bits(z), None, 1.0, False, lse, bits(np.empty((0, 0), z.dtype)))
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
     return lse.astype(result_type(logits.dtype)).reshape(shape)[()]
 
@@ -449,7 +457,7 @@ def _sigmoid_of(logits: Any, logarithm: bool) -> Any:
     a = np.empty(z.shape, z.dtype)
     sum_over_rows(
         lambda start, stop, sums: sigmoid_kernels.sigmoid_each(
-            z[start:stop], logarithm, a[start:stop]
+            bits(z)[start:stop], logarithm, bits(a)[start:stop]
         ),
         len(z),
         1,

@@ -93,7 +93,7 @@ def _exp_of_scaled64(x: Any, m: Any, sharpness: Any) -> Any:
 
 
 def _exp_of_scaled32(x: Any, m: Any, sharpness: Any) -> Any:
-    """The difference of two float32 is as good as exact, and the result is rounded to float32."""
+    """Do the same for float32 scores, whose difference is as good as exact, to 45 bits."""
     d = maximum((F64(x) - m) * sharpness, -750.0)
     k = round_even(d * 1.4426950408889634)
     r = fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, d))

@@ -25,6 +25,7 @@ from numba.extending import overload
 
 from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import F64, exp_of_difference, exp_of_scaled, log1p, tanh64
+from crossent.kernels.halves import put, read, scratch_like
 from crossent.kernels.intrinsics import borrowed, keep, maximum, reordered_add, select
 from crossent.kernels.strips import take_limit
 
@@ -32,7 +33,7 @@ LANES = 64  # rows are padded to a multiple, so that no loop over them has a slo
 BLOCK = 2048  # partial sums are folded into float64 this often; in float32 more would cost ulps
 
 
-# Masses: None, one for every class but x, or one per class ----------------------------------------
+# Masses: None, one for every class but x, or one per class --------------------------------------
 
 
 def mass_at(masses: Any, j: Any) -> Any:
@@ -65,9 +66,9 @@ def _masses_between(masses: Any, start: Any, stop: Any) -> Any:
 @device
 def largest(row: Any) -> Any:
     """Return the maximum, NaN if there is one."""
-    m = type(row[0])(-np.inf)
+    m = type(read(row[0]))(-np.inf)
     for j in range(row.size):
-        m = maximum(m, row[j])
+        m = maximum(m, read(row[j]))
     return m
 
 
@@ -76,7 +77,7 @@ def exponentiate(scores: Any, m: Any, work: Any) -> Any:
     """Store exp(scores - m) in work and return the sum; the two may not overlap."""
     total = work.dtype.type(0.0)
     for j in range(work.size):
-        e = exp_of_difference(scores[j], m)
+        e = exp_of_difference(read(scores[j]), m)
         work[j] = e
         total = reordered_add(total, e)
     return F64(total)
@@ -87,7 +88,7 @@ def exponentiate_masses(scores: Any, m: Any, sharpness: Any, masses: Any, work: 
     """Store exp(sharpness (scores - m)) in work; return its sum, R and D / sharpness."""
     total, rest, gap = 0.0, 0.0, 0.0
     for j in range(work.size):
-        x = scores[j]
+        x = read(scores[j])
         e = exp_of_scaled(x, m, sharpness)
         work[j] = e
         t = mass_at(masses, j)
@@ -101,7 +102,7 @@ def exponentiate_masses(scores: Any, m: Any, sharpness: Any, masses: Any, work: 
 def edit(scores: Any, excluded: Any, size: Any, buffer: Any) -> Any:
     """Return a copy of a block, `size` long, -inf at the excluded class and beyond the end."""
     for j in range(scores.size):
-        buffer[j] = scores[j]
+        buffer[j] = read(scores[j])
     buffer[scores.size : size] = -np.inf
     if 0 <= excluded < scores.size:
         buffer[excluded] = -np.inf
@@ -156,21 +157,21 @@ def add_up(
 def write(work: Any, factor: Any, out: Any) -> None:
     """Store factor * work in out."""
     for j in range(out.size):
-        out[j] = work[j] * factor
+        put(out, j, work[j] * factor)
 
 
 @device
 def write_masses(work: Any, a: Any, b: Any, masses: Any, out: Any) -> None:
     """Store a * work - b * masses in out."""
     for j in range(out.size):
-        out[j] = a * work[j] - b * mass_at(masses, j)
+        put(out, j, a * work[j] - b * mass_at(masses, j))
 
 
 @device
 def write_capped(work: Any, a: Any, b: Any, masses: Any, slope: Any, out: Any) -> None:
     """Store (a * work - b * masses) * slope in out."""
     for j in range(out.size):
-        out[j] = (a * work[j] - b * mass_at(masses, j)) * slope[j]
+        put(out, j, (a * work[j] - b * mass_at(masses, j)) * slope[j])
 
 
 @device
@@ -179,33 +180,42 @@ def finish(gap: Any, others: Any, own: Any) -> Any:
     return gap + log1p(others if gap == 0.0 else (others - 1.0) + own)
 
 
-# One right class, no option that spreads it ---------------------------------------------------------
+# One right class, no option that spreads it -----------------------------------------------------
 
 
 @device
 def loss_below(row: Any, m: Any, target: Any, buffer: Any, work: Any) -> Any:
     """Return loss, others, own of a row with maximum m; work keeps the others' exponentials."""
-    score = row[target]
+    score = read(row[target])
     others = exponentiate_others(row, m, target, buffer, work)
     own = F64(exp_of_difference(score, m))
     return finish(F64(m) - F64(score), others, own), others, own
 
 
 @device
-def hard_row(row: Any, target: Any, buffer: Any, work: Any) -> Any:
+def hard_row(row: Any, target: Any, buffer: Any, replaced: Any, work: Any) -> Any:
     """Return loss, others, own of any row; one that holds +inf is replaced by its limit."""
     m = largest(row)
     if m != np.inf:
         return loss_below(row, m, target, buffer, work)
-    replaced = row.copy()
-    m = limit(replaced)
+    m = take_limit_of(row, replaced)
     return loss_below(replaced, m, target, buffer, work)
 
 
 @device
+def take_limit_of(row: Any, replaced: Any) -> Any:
+    """Store the limit of a row that holds +inf in replaced and return its maximum."""
+    for j in range(row.size):
+        replaced[j] = read(row[j])
+    return limit(replaced)
+
+
+@device
 def limit(work: Any) -> Any:
-    """Replace a row that holds +inf by its limit and return the new maximum."""
-    return work.dtype.type(0.0 if take_limit(work) == 1 else np.nan)
+    """Replace a row that holds +inf by its limit and return the new maximum: 0, or NaN."""
+    if take_limit(work) > 1:
+        work[:] = np.nan
+    return largest(work)
 
 
 @kernel
@@ -218,34 +228,35 @@ def hard_rows(
     """
     logits, gradient = borrowed(logits), borrowed(gradient)
     padded = (logits.shape[1] + LANES - 1) // LANES * LANES
-    scratch = np.empty(padded + BLOCK, logits.dtype)
-    work, buffer = borrowed(scratch)[:padded], borrowed(scratch)[padded:]
+    scratch = scratch_like(logits, padded + BLOCK + logits.shape[1])
+    work, buffer = borrowed(scratch)[:padded], borrowed(scratch)[padded : padded + BLOCK]
+    replaced = borrowed(scratch)[padded + BLOCK :]
     for i in range(logits.shape[0]):
         weight = row_weight[i] if row_weight.size else 1.0
         loss, others, own = 0.0, 0.0, 1.0
         if weight != 0.0:
-            loss, others, own = hard_row(logits[i], targets[i], buffer, work)
+            loss, others, own = hard_row(logits[i], targets[i], buffer, replaced, work)
             loss *= weight
         sums[0] += loss
         if losses.size:
             losses[i] = loss
         if gradient.size and weight != 0.0:
             factor = weight * scale / (others + own)
-            write(work, logits.dtype.type(factor), gradient[i])
-            gradient[i, targets[i]] = -others * factor
+            write(work, work.dtype.type(factor), gradient[i])
+            put(gradient[i], targets[i], -others * factor)
         elif gradient.size:
-            gradient[i] = 0.0
+            gradient[i] = 0  # the bits of every type's zero
     keep(scratch)
 
 
-# Target masses --------------------------------------------------------------------------------------
+# Target masses ----------------------------------------------------------------------------------
 
 
 @device
 def cap(row: Any, softcap: Any, scores: Any, slope: Any) -> None:
     """Store softcap tanh(row / softcap) in scores and its derivative in slope."""
     for j in range(row.size):
-        t, slope[j] = tanh64(F64(row[j]) * (1.0 / softcap))
+        t, slope[j] = tanh64(F64(read(row[j])) * (1.0 / softcap))
         scores[j] = softcap * t
 
 
@@ -256,7 +267,7 @@ def winner(row: Any, m: Any) -> Any:
         block = row[start : start + 256]
         found = 0
         for j in range(block.size):
-            found += block[j] == m
+            found += read(block[j]) == m
         if found:
             return start + position(block, m)
     return row.size - 1
@@ -266,7 +277,7 @@ def winner(row: Any, m: Any) -> Any:
 def position(block: Any, m: Any) -> Any:
     """Return where m stands."""
     j = 0
-    while block[j] != m:
+    while read(block[j]) != m:
         j += 1
     return j
 
@@ -359,7 +370,8 @@ def mass_rows(
     capped = borrowed(scratch)[padded + classes : padded + 2 * classes]
     slope_row = borrowed(scratch)[padded + 2 * classes : padded + 3 * classes]
     mass_buffer = borrowed(scratch)[padded + 3 * classes :]
-    replaced = np.empty(classes, logits.dtype)
+    copies = scratch_like(logits, classes)
+    replaced = borrowed(copies)
     buffer = new_buffer(logits, softcap)
     for i in range(logits.shape[0]):
         weight = row_weight[i] if row_weight.size else 1.0
@@ -367,7 +379,7 @@ def mass_rows(
             if losses.size:
                 losses[i] = 0.0
             if gradient.size:
-                gradient[i] = 0.0
+                gradient[i] = 0
             continue
         scores = prepare(logits[i], softcap, replaced, capped, slope_row)
         m = largest(scores)
@@ -376,8 +388,9 @@ def mass_rows(
         others, rest, rest_gap = add_up(
             scores, F64(m), x, sharpness, masses, buffer, mass_buffer, work
         )
-        own = exp_of_scaled(scores[x], F64(m), sharpness)
-        gap = sharpness * (F64(m) - F64(scores[x]))
+        score = read(scores[x])
+        own = exp_of_scaled(score, F64(m), sharpness)
+        gap = sharpness * (F64(m) - F64(score))
         mass = own_mass(targets, gain, masses, x)
         loss, penalty, a, own_slope = finish_masses(
             gap, mass, others, own, rest, rest_gap, sharpness * F64(m), z_loss
@@ -390,11 +403,12 @@ def mass_rows(
             b = weight * scale * sharpness
             if softcap is None:
                 write_masses(work, a * b, b, masses, gradient[i])
-                gradient[i, x] = own_slope * b
+                put(gradient[i], x, own_slope * b)
             else:
                 write_capped(work, a * b, b, masses, slope_row, gradient[i])
-                gradient[i, x] = own_slope * b * slope_row[x]
+                put(gradient[i], x, own_slope * b * slope_row[x])
     keep(scratch)
+    keep(copies)
 
 
 def new_buffer(logits: Any, softcap: Any) -> Any:
@@ -405,7 +419,7 @@ def new_buffer(logits: Any, softcap: Any) -> Any:
 @overload(new_buffer, strict=False)
 def _new_buffer(logits: Any, softcap: Any) -> Any:
     if isinstance(softcap, types.NoneType):
-        return lambda logits, softcap: np.empty(BLOCK, logits.dtype)
+        return lambda logits, softcap: scratch_like(logits, BLOCK)
     return lambda logits, softcap: np.empty(BLOCK)
 
 
@@ -419,13 +433,20 @@ def _prepare(row: Any, softcap: Any, replaced: Any, capped: Any, slope: Any) -> 
     def as_they_are(row, softcap, replaced, capped, slope):  # type: ignore[no-untyped-def]
         if largest(row) != np.inf:
             return row
-        replaced[:] = row
-        if take_limit(replaced) > 1:
-            replaced[:] = np.nan
+        take_limit_of(row, replaced)
+        return replaced
+
+    def widened(row, softcap, replaced, capped, slope):  # type: ignore[no-untyped-def]
+        for j in range(row.size):
+            replaced[j] = read(row[j])
+        if largest(replaced) == np.inf:
+            limit(replaced)
         return replaced
 
     def bounded(row, softcap, replaced, capped, slope):  # type: ignore[no-untyped-def]
         cap(row, softcap, capped, slope)
         return capped
 
-    return as_they_are if isinstance(softcap, types.NoneType) else bounded
+    if not isinstance(softcap, types.NoneType):
+        return bounded
+    return widened if isinstance(row.dtype, types.Integer) else as_they_are

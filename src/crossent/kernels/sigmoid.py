@@ -14,9 +14,12 @@ gradient (n, J) is not wanted.
 from typing import Any
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
 from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import F64, exp_of_difference, log1p
+from crossent.kernels.halves import put, read, scratch_like
 from crossent.kernels.intrinsics import magnitude, maximum, reordered_add, select
 
 BLOCK = 2048  # outputs at a time: their partial sum is then folded into float64
@@ -56,30 +59,67 @@ def block(
     z: Any, y: Any, pos_weight: Any, weight: Any, smoothing: Any, scale: Any, losses: Any, out: Any
 ) -> Any:
     """Return the weighted sum of one block, storing its losses and gradient if wanted."""
-    zero, one, half = type(z[0])(0.0), type(z[0])(1.0), type(z[0])(0.5)
+    kind = type(read(z[0]))
+    zero, one, half = kind(0.0), kind(1.0), kind(0.5)
     total = zero
     for i in range(z.size):
-        c = type(z[0])(y[i])
+        c = kind(y[i])
         a = c * (one - smoothing) + half * smoothing
         b = (one - c) * (one - smoothing) + half * smoothing
         if pos_weight is None:
-            loss, slope = quadratic(z[i], a, b)
+            loss, slope = quadratic(read(z[i]), a, b)
         else:
-            loss, slope = binary(z[i], a * pos_weight[i], b)
+            loss, slope = binary(read(z[i]), a * pos_weight[i], b)
         w = weight[i]
         loss = select(w != zero, w * loss, zero)  # an output of weight 0 may hold anything
         total = reordered_add(total, loss)
         if losses is not None:
             losses[i] = loss
         if out is not None:
-            out[i] = select(w != zero, w * slope * scale, zero)
+            put(out, i, select(w != zero, w * slope * scale, zero))
     return F64(total)
 
 
-@device
+def flat(array: Any) -> Any:
+    """Return an array as one vector; None stays None."""
+    raise AssertionError("kernels are compiled")
+
+
+@overload(flat, strict=False)
+def _flat(array: Any) -> Any:
+    if isinstance(array, types.NoneType):
+        return lambda array: None
+    return lambda array: array.reshape(array.size)
+
+
 def part(array: Any, start: Any, stop: Any) -> Any:
-    """Return a stretch of an array, or None if there is no array."""
-    return None if array is None else array[start:stop]
+    """Return a stretch of a vector; None stays None."""
+    raise AssertionError("kernels are compiled")
+
+
+@overload(part, strict=False)
+def _part(array: Any, start: Any, stop: Any) -> Any:
+    if isinstance(array, types.NoneType):
+        return lambda array, start, stop: None
+    return lambda array, start, stop: array[start:stop]
+
+
+def repeat(values: Any, ones: Any) -> Any:
+    """Return values over and over, as many as there are ones, in their type; None stays None."""
+    raise AssertionError("kernels are compiled")
+
+
+@overload(repeat, strict=False)
+def _repeat(values: Any, ones: Any) -> Any:
+    def over_and_over(values, ones):  # type: ignore[no-untyped-def]
+        repeated = np.empty_like(ones)
+        for i in range(ones.size):
+            repeated[i] = values[i % values.size]
+        return repeated
+
+    if isinstance(values, types.NoneType):
+        return lambda values, ones: None
+    return over_and_over
 
 
 @device
@@ -109,13 +149,12 @@ def sigmoid_rows(
     """
     samples, outputs = logits.shape
     step = max(1, BLOCK // outputs)
-    ones = np.ones(step * outputs, logits.dtype)
-    weights = np.ones(step * outputs, logits.dtype)
-    alpha, factor = logits.dtype.type(smoothing), logits.dtype.type(scale)
-    pattern = None if pos_weight is None else repeat(pos_weight, ones)
-    z, y = logits.reshape(logits.size), targets.reshape(targets.size)
-    loss = None if losses is None else losses.reshape(losses.size)
-    out = None if gradient is None else gradient.reshape(gradient.size)
+    ones = scratch_like(logits, step * outputs)
+    ones[:] = 1.0
+    weights = ones.copy()
+    alpha, factor = ones.dtype.type(smoothing), ones.dtype.type(scale)
+    pattern = repeat(pos_weight, ones)
+    z, y, loss, out = flat(logits), flat(targets), flat(losses), flat(gradient)
     for start in range(0, samples, step):
         size = min(step, samples - start) * outputs
         if weight.size:
@@ -135,19 +174,10 @@ def sigmoid_rows(
             )
 
 
-@device
-def repeat(values: Any, ones: Any) -> Any:
-    """Return values over and over, as many as there are ones, in their type."""
-    repeated = np.empty_like(ones)
-    for i in range(ones.size):
-        repeated[i] = values[i % values.size]
-    return repeated
-
-
 @kernel
 def sigmoid_each(logits: Any, logarithm: Any, out: Any) -> None:
     """Store sigmoid(z), or its logarithm -softplus(-z), of one long vector."""
     for i in range(logits.size):
-        zero = type(logits[i])(0.0)
-        up, _, e = both_sigmoids(logits[i])
-        out[i] = -(maximum(-logits[i], zero) + log1p(e)) if logarithm else up
+        z = read(logits[i])
+        up, _, e = both_sigmoids(z)
+        put(out, i, select(logarithm, -(maximum(-z, type(z)(0.0)) + log1p(e)), up))

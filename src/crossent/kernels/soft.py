@@ -23,8 +23,9 @@ from numba import types
 from numba.extending import overload
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import exp_of_difference, log1p, tanh64
-from crossent.kernels.intrinsics import borrowed, keep, select
+from crossent.kernels.elementary import F64, exp_of_difference, log1p, tanh64
+from crossent.kernels.halves import read
+from crossent.kernels.intrinsics import borrowed, keep, maximum, select
 from crossent.kernels.strips import (
     different,
     filled,
@@ -190,7 +191,7 @@ def store_gradient(work: Any, weight: Any, rows: Any) -> None:
     store(work, rows)
     for i in range(rows.shape[0]):
         if weight[i] == 0.0:
-            rows[i] = 0.0
+            rows[i] = 0  # the bits of every type's zero
 
 
 @kernel
@@ -382,7 +383,7 @@ def softmax_rows(
         log_total = log1p_each(row_sums[LESS] + (row_sums[TIES] - 1.0))
         total = row_sums[LESS] + row_sums[TIES]
         for i in range(stop - start):
-            infinite = softcap == 0.0 and logits[start + i].max() == np.inf
+            infinite = softcap == 0.0 and largest_of(logits[start + i]) == np.inf
             lse[start + i] = np.inf if infinite else m[i] + log_total[i]
         if out.size:
             if logarithm:
@@ -391,6 +392,15 @@ def softmax_rows(
                 work /= total
             store(work, out[start:stop])
     keep(scratch)
+
+
+@device
+def largest_of(row: Any) -> Any:
+    """Return the maximum of a row of scores, NaN if there is one."""
+    m = -np.inf
+    for j in range(row.size):
+        m = maximum(m, F64(read(row[j])))
+    return m
 
 
 @device

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from crossent.kernels.compiler import device
+from crossent.kernels.halves import put, read
 from crossent.kernels.intrinsics import maximum
 
 SHORT = 256
@@ -36,11 +37,11 @@ def load(rows: Any, strip: Any, beyond: Any) -> None:
         for i in range(rows.shape[0]):
             row = rows[i]
             for j in range(row.size):
-                strip[j, i] = row[j]
+                strip[j, i] = read(row[j])
     else:
         row, flat = rows[0], strip.reshape(strip.size)
         for j in range(row.size):
-            flat[j] = row[j]
+            flat[j] = read(row[j])
         flat[row.size :] = beyond
 
 
@@ -51,11 +52,11 @@ def store(strip: Any, rows: Any) -> None:
         for i in range(rows.shape[0]):
             row = rows[i]
             for j in range(row.size):
-                row[j] = strip[j, i]
+                put(row, j, strip[j, i])
     else:
         row, flat = rows[0], strip.reshape(strip.size)
         for j in range(row.size):
-            row[j] = flat[j]
+            put(row, j, flat[j])
 
 
 @device

@@ -11,6 +11,7 @@ import numpy as np
 
 from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import F64, exp_of_difference
+from crossent.kernels.halves import put, read, scratch_like
 from crossent.kernels.intrinsics import borrowed, keep, maximum
 from crossent.kernels.rows import finish, limit
 from crossent.kernels.strips import TILE
@@ -24,7 +25,7 @@ def load_tile(logits: Any, work: Any, m: Any) -> None:
     for i in range(logits.shape[0]):
         row = logits[i]
         for j in range(row.size):
-            work[j, i] = row[j]
+            work[j, i] = read(row[j])
     m[:] = -np.inf
     for j in range(work.shape[0]):
         for i in range(m.size):
@@ -74,7 +75,7 @@ def write_tile(work: Any, factor: Any, flat: Any) -> None:
     for j in range(work.shape[0]):
         turned = work[j]
         for i in range(flat.size // work.shape[0]):
-            flat[np.uint64(i) * classes + np.uint64(j)] = turned[i] * factor[i]
+            put(flat, np.uint64(i) * classes + np.uint64(j), turned[i] * factor[i])
 
 
 @kernel
@@ -83,7 +84,9 @@ def hard_tiles(
 ) -> None:
     """Do what `hard_rows` does, TILE rows at a time."""
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
-    tile, lanes = np.zeros((logits.shape[1] + 4, TILE), logits.dtype), np.zeros((3, TILE))
+    tile = scratch_like(logits, (logits.shape[1] + 4) * TILE).reshape(-1, TILE)
+    lanes = np.zeros((3, TILE))
+    tile[:] = 0.0
     work, rest = borrowed(tile)[4:], borrowed(tile)
     m, score, partial, factor = rest[0], rest[1], rest[2], rest[3]
     others, loss, total = borrowed(lanes)[0], borrowed(lanes)[1], borrowed(lanes)[2]
@@ -107,8 +110,8 @@ def hard_tiles(
             part = gradient[start : start + TILE]
             write_tile(work, factor, part.reshape(part.size))
             for i in range(rows.shape[0]):
-                part[i, own_class[i]] = -others[i] * total[i]
+                put(part[i], own_class[i], -others[i] * total[i])
                 if row_weight.size and row_weight[start + i] == 0.0:
-                    part[i] = 0.0  # whatever the scores hold: 0 times NaN would be NaN
+                    part[i] = 0  # whatever the scores hold: 0 times NaN would be NaN
     keep(tile)
     keep(lanes)
