@@ -84,15 +84,21 @@ def value(loss: Any, logits: Any, targets: Any, sample_weight: Any, normalizer: 
 
 
 def value_and_grad(
-    loss: Any, logits: Any, targets: Any, sample_weight: Any, normalizer: Any, out: Any
+    loss: Any,
+    logits: Any,
+    targets: Any,
+    sample_weight: Any,
+    normalizer: Any,
+    out: Any,
+    upstream: float = 1.0,
 ) -> tuple[Any, Array]:
-    """Return the reduced loss and its gradient in the logits."""
+    """Return the reduced loss and its gradient in the logits times `upstream`, rounded once."""
     logits = checks.logits(logits)
     if out is None:
         out = np.empty(logits.shape, logits.dtype)
     else:
         checks.out(out, logits)
-    return _evaluate(loss, logits, targets, sample_weight, normalizer, out), out
+    return _evaluate(loss, logits, targets, sample_weight, normalizer, out, upstream), out
 
 
 def sums(loss: Any, logits: Any, targets: Any, sample_weight: Any) -> LossSums:
@@ -120,14 +126,20 @@ def prepare(loss: Any, logits: Array, targets: Any, sample_weight: Any) -> Probl
 
 
 def _evaluate(
-    loss: Any, logits: Array, targets: Any, sample_weight: Any, normalizer: Any, out: Array | None
+    loss: Any,
+    logits: Array,
+    targets: Any,
+    sample_weight: Any,
+    normalizer: Any,
+    out: Array | None,
+    upstream: float = 1.0,
 ) -> Any:
     problem = prepare(loss, logits, targets, sample_weight)
     divisor = divide_by(loss.reduction, problem, normalizer)
     scale = 1.0 / divisor if divisor else 0.0
     losses = _new_losses(problem) if loss.reduction == "none" else None
     gradient = None if out is None else _working_gradient(problem, out)
-    totals = problem.run(scale, losses, gradient)
+    totals = problem.run(scale * upstream, losses, gradient)
     if out is not None:
         _store_gradient(problem, gradient, out)
     dtype = result_type(logits.dtype)
