@@ -88,15 +88,14 @@ def _packed(weights: Array, largest: float) -> dict[str, Any]:
 
 def _most_confidently_wrong(X: Array, y: Array, scores: Array) -> list[dict[str, Any]]:
     loss = CrossEntropy(reduction="none")
-    errors, p = loss(scores, y), loss.activation(scores)
-    decisions = loss.predict(scores)
+    errors, decisions = loss(scores, y), loss.predict(scores)
     worst = [int(i) for i in np.argsort(-errors) if decisions[i] != y[i]][:WRONG]
     return [
         {
             "pixels": "".join(INK[round(ink * 16)] for ink in X[i]),
             "label": int(y[i]),
             "decision": int(decisions[i]),
-            "p": float(f"{p[i, y[i]]:.4g}"),
+            "p": float(f"{np.exp(-errors[i]):.4g}"),
             "loss": float(f"{errors[i]:.4g}"),
         }
         for i in worst
