@@ -69,8 +69,9 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     warm_start : bool, default False
         Start `fit` from the coefficients of the last one, if it had the same classes and features.
     callback : callable, optional
-        Called with a `crossent.layer.Progress` before the first iteration and after each one.
-        Training stops when it returns True.
+        Called with a `crossent.layer.Progress` before the first iteration and after each one,
+        when the estimator predicts with the coefficients it has by then. Training stops when it
+        returns True.
 
     Attributes
     ----------
@@ -260,7 +261,8 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         prior = memory.prior(l2, start, total)
         objective = layer.Objective(task.loss, task.blocks(), total, memory.origin, prior)
         coordinates = task.coordinates(memory.origin, prior.precision.mean(axis=1))
-        search = layer.Search(objective, coordinates, start, self.callback).run(tol, max_iter)
+        report = None if self.callback is None else self._report
+        search = layer.Search(objective, coordinates, start, report).run(tol, max_iter)
         weights, self.intercept_ = objective.affine(search.parameters)
         self.coef_ = np.ascontiguousarray(weights.T)
         self.n_iter_, self.stop_reason_ = search.iterations, search.reason
@@ -268,6 +270,10 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self._judge(task)
         self._memory = memory.and_rows(task.loss, task.block, task.total, search.parameters)
         return self
+
+    def _report(self, progress: layer.Progress) -> object:
+        self.coef_, self.intercept_ = progress.coef, progress.intercept
+        return self.callback(progress) if self.callback else None
 
     def _judge(self, task: _Task) -> None:
         """Say what a user should know about how the search ended."""
@@ -330,6 +336,14 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             return (scores > 0).astype(np.int64)
         codes = (scores > 0).astype(np.int64) if scores.ndim == 1 else scores.argmax(axis=1)
         return np.asarray(self.classes_[codes])
+
+    def cross_entropy(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the mean error of rows, in nats: what `fit` minimises, without the penalty."""
+        check_is_fitted(self)
+        X, y = self._validated(X, y, reset=False)
+        task = self._task(X, y, labels.sample_weight(sample_weight, y))
+        scores = layer.scores_of(X, self.coef_.T, self.intercept_)
+        return float(task.loss(scores, task.targets, task.weight, task.total))
 
     def _activate(self, X: Any, softmax: Callable[..., Any], sigmoid: Callable[..., Any]) -> Array:
         scores = self._scores(X).astype(np.float64)
@@ -401,8 +415,9 @@ class _Task:
 
     def coordinates(self, origin: Float64, precision: Float64) -> layer.Coordinates:
         """Return coordinates for the search."""
-        p = self.loss.activation(np.zeros((1, self.outputs)))
-        return layer.coordinates_for(self.features, origin, float((p * (1 - p)).mean()), precision)
+        # Outputs for scores of 0; a kernel for activations would take seconds to compile.
+        p = 1 / self.outputs if self.loss.activation_name == "softmax" else 0.5
+        return layer.coordinates_for(self.features, origin, p * (1 - p), precision)
 
     def start(self) -> Float64:
         """Return weights of 0, with scores that give every class or output its frequency."""

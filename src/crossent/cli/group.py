@@ -1,0 +1,72 @@
+"""The commands, found by name; and the edge where an error becomes a sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+from importlib import import_module
+from typing import Any
+
+import click
+
+COMMANDS = ("fit", "predict", "explain", "lab")  # each is the function of that name in its file
+
+
+class Failure(click.ClickException):
+    """What went wrong, for a user: one sentence, exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(_sentence(error))
+
+    def show(self, file: Any = None) -> None:
+        """Print the sentence."""
+        click.echo(f"crossent: {self.message}", err=True)
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"this needs {error.name}, which is not installed: pip install 'crossent[fit]'"
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory: {error}"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"crossent.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what a user can mend is told in a sentence, without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, OSError, MemoryError, ModuleNotFoundError) as error:
+            if os.environ.get("CROSSENT_TRACEBACK") or _closed_pipe(error):
+                raise
+            raise Failure(error) from error
+
+
+def _closed_pipe(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="crossent")
+def commands() -> None:
+    """Train, use and understand classifiers by cross-entropy.
+
+    Set CROSSENT_TRACEBACK=1 to see where an error comes from.
+    """
