@@ -415,9 +415,8 @@ class _Task:
 
     def coordinates(self, origin: Float64, precision: Float64) -> layer.Coordinates:
         """Return coordinates for the search."""
-        # Outputs for scores of 0; a kernel for activations would take seconds to compile.
-        p = 1 / self.outputs if self.loss.activation_name == "softmax" else 0.5
-        return layer.coordinates_for(self.features, origin, p * (1 - p), precision)
+        p = self.loss.activation(np.zeros((1, self.outputs)))
+        return layer.coordinates_for(self.features, origin, float((p * (1 - p)).mean()), precision)
 
     def start(self) -> Float64:
         """Return weights of 0, with scores that give every class or output its frequency."""
