@@ -72,7 +72,8 @@ class Problem:
             out = slopes if gradient is None else slopes[start:stop]
             self.kernel(start, stop, scale, part, out, sums)
 
-        return sum_over_rows(work, *self.logits.shape)
+        totals = sum_over_rows(work, *self.logits.shape, width=4)
+        return totals[:2] + totals[2:]  # the kernels keep what rounding loses apart
 
 
 # What the losses ask for ------------------------------------------------------------------------
@@ -136,16 +137,20 @@ def _evaluate(
 ) -> Any:
     problem = prepare(loss, logits, targets, sample_weight)
     divisor = divide_by(loss.reduction, problem, normalizer)
-    scale = 1.0 / divisor if divisor else 0.0
+    dtype = result_type(logits.dtype)
+    if divisor == 0:  # nothing left to average
+        if out is not None:
+            out[...] = 0
+        return dtype(0)
     losses = _new_losses(problem) if loss.reduction == "none" else None
     gradient = None if out is None else _working_gradient(problem, out)
-    totals = problem.run(scale * upstream, losses, gradient)
+    totals = problem.run(upstream / divisor, losses, gradient)
     if out is not None:
         _store_gradient(problem, gradient, out)
-    dtype = result_type(logits.dtype)
-    if losses is not None:
-        return losses.astype(dtype).reshape(problem.losses_shape)[()]
-    return dtype(totals.sum() * scale)
+    with np.errstate(over="ignore"):  # a loss beyond float32 is inf
+        if losses is not None:
+            return losses.astype(dtype).reshape(problem.losses_shape)[()]
+        return dtype(totals.sum() / divisor)
 
 
 def _new_losses(problem: Problem) -> Array:
@@ -196,9 +201,16 @@ def _writable(array: Array) -> Array:
 def _working_gradient(problem: Problem, out: Array) -> Array:
     """Return `out` itself as (N, C) where the kernels can write to it, else new memory."""
     last = problem.axis == out.ndim - 1
-    if last and out.flags.c_contiguous and out.dtype == problem.logits.dtype:
+    if last and out.flags.c_contiguous and not _overwrites(problem, out):
         return out.reshape(problem.logits.shape)
     return np.empty(problem.logits.shape, problem.logits.dtype)
+
+
+def _overwrites(problem: Problem, out: Array) -> bool:
+    """Return whether writing a row of out may change what a later row is computed from."""
+    in_place = out.ctypes.data == problem.logits.ctypes.data
+    inputs = [problem.targets, problem.weights] + [problem.logits] * (not in_place)
+    return any(np.may_share_memory(out, array) for array in inputs)
 
 
 def _store_gradient(problem: Problem, gradient: Any, out: Array) -> None:
@@ -343,7 +355,8 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     weights = checks.sample_weight(sample_weight, sample_shape, logits.shape)
     outputs = logits.shape[-1] if logits.ndim > 1 else 1
     z, y = _outputs(logits, outputs), _outputs(targets.astype(result_type(targets.dtype)), outputs)
-    rows = NO_ROW if weights is None else weights.reshape(len(z), -1)
+    per_output = weights is not None and weights.shape == logits.shape
+    rows = NO_ROW if weights is None else _outputs(weights, outputs if per_output else 1)
     _scan_outputs(y, targets, weights)
     pos_weight = None
     if loss.name == "binary_cross_entropy":

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # a quarter of what importing this package costs
     from concurrent.futures import Future, ThreadPoolExecutor
 
-CHUNK = 1 << 19  # scores: long enough to hide the call, short enough to share out evenly
+CHUNK = 1 << 19  # scores, at most: long enough to hide the call, short enough to share out evenly
+LEAST = 1 << 17  # scores, at least: below, waking a helper takes as long as the work
+SHARES = 16  # in how many chunks to cut what is in between
 
 _pool: ThreadPoolExecutor | None = None
 _lock = threading.Lock()
@@ -126,7 +128,9 @@ def sum_over_rows(
     work: Callable[[int, int, NDArray[np.float64]], object], rows: int, columns: int, width: int = 2
 ) -> NDArray[np.float64]:
     """Call work(start, stop, sums) for chunks of rows; return the total of their sums (width,)."""
-    step = max(1, CHUNK // max(columns, 1))
+    step = max(1, min(max(rows * columns // SHARES, LEAST), CHUNK) // max(columns, 1))
+    if rows <= step:
+        return _alone(work, rows, width)
     sums = np.zeros((-(-rows // step), width))
     chunks = iter(range(len(sums)))  # shared: whoever is free takes the next
 
@@ -143,6 +147,16 @@ def sum_over_rows(
             pass
         _wait_for(helping)
     return np.asarray(sums.sum(axis=0))
+
+
+def _alone(
+    work: Callable[[int, int, NDArray[np.float64]], object], rows: int, width: int
+) -> NDArray[np.float64]:
+    """Do what `sum_over_rows` does where there is nothing to share out."""
+    sums = np.zeros(width)
+    if rows:
+        work(0, rows, sums)
+    return sums
 
 
 def _ask_for_help(work: Callable[[], None], helpers: int) -> list[Future[None]]:

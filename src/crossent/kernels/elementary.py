@@ -37,6 +37,14 @@ def log1p(x: Any) -> Any:
     raise AssertionError("kernels are compiled")
 
 
+def raised_exp(x: Any, m: Any) -> Any:
+    """Return exp(x - m) for x <= m, times 2**64 in float32, where it would soon be subnormal.
+
+    Many subnormal terms, each rounded to their coarse spacing, would make a bad sum.
+    """
+    raise AssertionError("kernels are compiled")
+
+
 def exp_of_scaled(x: Any, m: Any, sharpness: Any) -> Any:
     """Return exp(sharpness (x - m)) in float64 for float64 m and x <= m of either type."""
     raise AssertionError("kernels are compiled")
@@ -45,6 +53,11 @@ def exp_of_scaled(x: Any, m: Any, sharpness: Any) -> Any:
 @overload(exp_of_difference, jit_options={"error_model": "numpy"})
 def _exp_of_difference(x: Any, m: Any) -> Any:
     return _exp32 if x == types.float32 else _exp64
+
+
+@overload(raised_exp, jit_options={"error_model": "numpy"})
+def _raised_exp(x: Any, m: Any) -> Any:
+    return _raised_exp32 if x == types.float32 else _exp64
 
 
 @overload(exp_of_scaled, jit_options={"error_model": "numpy"})
@@ -58,20 +71,42 @@ def _log1p(x: Any) -> Any:
 
 
 @device
+def add_exactly(total: Any, lost: Any, x: Any) -> Any:
+    """Return total + x, and lost plus what that addition rounds away (two-sum), in float64."""
+    s = total + x
+    b = s - total
+    rounded = (total - (s - b)) + (x - b)
+    return s, lost + select(rounded == rounded, rounded, 0.0)  # inf - inf loses nothing
+
+
+@device
 def difference(x: Any, m: Any, reach: Any) -> Any:
     """Return d, e with d + e = x - m exactly (two-sum), no further apart than `reach`.
 
     x - m is itself rounded, and exp turns an absolute error into a relative one: at a gap of 65
     the rounding alone would cost 50 ulp.
     """
-    x = maximum(x, m - reach)
     d = x - m
     b = d - x
-    return d, (x - (d - b)) - (m + b)
+    e = (x - (d - b)) - (m + b)
+    return maximum(d, -reach), select(d > -reach, e, reach - reach)
 
 
 def _exp32(x: Any, m: Any) -> Any:
     d, e = difference(x, m, F32(110.0))  # further down exp rounds to 0
+    p, k = exp32_parts(d, e)
+    return scale_by_power(p, k)
+
+
+def _raised_exp32(x: Any, m: Any) -> Any:
+    d, e = difference(x, m, F32(155.0))
+    p, k = exp32_parts(d, e)
+    return scale_by_power(p, k + F32(64.0))
+
+
+@device
+def exp32_parts(d: Any, e: Any) -> Any:
+    """Return p in [0.7, 1.5] and a whole k with exp(d + e) = p 2**k, e far smaller than d."""
     k = round_even(d * F32(1.4426950408889634))
     r = fma(k, F32(2.12194440e-4), fma(k, F32(-0.693359375), d)) + e
     q = F32(1.3814599015849816e-3)
@@ -79,7 +114,7 @@ def _exp32(x: Any, m: Any) -> Any:
     q = fma(q, r, F32(4.166838803155814e-2))
     q = fma(q, r, F32(1.6666520632472775e-1))
     q = fma(q, r, F32(4.99999934478981e-1))
-    return scale_by_power(fma(fma(q, r, F32(1.0)), r, F32(1.0)), k)
+    return fma(fma(q, r, F32(1.0)), r, F32(1.0)), k
 
 
 def _exp64(x: Any, m: Any) -> Any:

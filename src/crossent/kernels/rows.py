@@ -24,13 +24,22 @@ from numba import types
 from numba.extending import overload
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import F64, exp_of_difference, exp_of_scaled, log1p, tanh64
+from crossent.kernels.elementary import (
+    F64,
+    add_exactly,
+    exp_of_scaled,
+    log1p,
+    raised_exp,
+    tanh64,
+)
 from crossent.kernels.halves import put, read, scratch_like
-from crossent.kernels.intrinsics import borrowed, keep, maximum, reordered_add, select
+from crossent.kernels.intrinsics import borrowed, keep, magnitude, maximum, reordered_add, select
 from crossent.kernels.strips import take_limit
 
 LANES = 64  # rows are padded to a multiple, so that no loop over them has a slow remainder
-BLOCK = 2048  # partial sums are folded into float64 this often; in float32 more would cost ulps
+BLOCK = 2048  # scores at a time
+TINY = 2.0**-126  # the smallest normal float32
+WIDE_BLOCK = 256  # float64 scores: a block's sum is added exactly, within it rounding accumulates
 
 
 # Masses: None, one for every class but x, or one per class --------------------------------------
@@ -74,13 +83,19 @@ def largest(row: Any) -> Any:
 
 @device
 def exponentiate(scores: Any, m: Any, work: Any) -> Any:
-    """Store exp(scores - m) in work and return the sum; the two may not overlap."""
-    total = work.dtype.type(0.0)
+    """Store exp(scores - m), raised, in work; return the sum. The two arrays may not overlap."""
+    total = 0.0
     for j in range(work.size):
-        e = exp_of_difference(read(scores[j]), m)
+        e = raised_exp(read(scores[j]), m)
         work[j] = e
-        total = reordered_add(total, e)
-    return F64(total)
+        total = reordered_add(total, F64(e))
+    return total * lowering(work)
+
+
+@device
+def lowering(work: Any) -> Any:
+    """Return what undoes the raising of `raised_exp`."""
+    return 2.0**-64 if work.itemsize == 4 else 1.0
 
 
 @device
@@ -121,16 +136,23 @@ def edit_masses(masses: Any, excluded: Any, filled: Any, size: Any, buffer: Any)
 
 
 @device
+def block_size(row: Any) -> Any:
+    """Return how many scores to take at a time."""
+    return WIDE_BLOCK if row.itemsize == 8 else BLOCK
+
+
+@device
 def exponentiate_others(row: Any, m: Any, target: Any, buffer: Any, work: Any) -> Any:
-    """Store exp(row - m) in work, 0 for the target, and return the sum in float64."""
-    others = 0.0
-    for start in range(0, row.size, BLOCK):
-        scores, part = row[start : start + BLOCK], work[start : start + BLOCK]
-        if start <= target < start + BLOCK or scores.size < part.size:
-            others += exponentiate(edit(scores, target - start, part.size, buffer), m, part)
+    """Store exp(row - m), raised, in work, 0 for the target, and return the sum."""
+    others, lost, step = 0.0, 0.0, block_size(row)
+    for start in range(0, row.size, step):
+        scores, part = row[start : start + step], work[start : start + step]
+        if start <= target < start + step or scores.size < part.size:
+            e = exponentiate(edit(scores, target - start, part.size, buffer), m, part)
         else:
-            others += exponentiate(scores, m, part)
-    return others
+            e = exponentiate(scores, m, part)
+        others, lost = add_exactly(others, lost, e)
+    return others + lost
 
 
 @device
@@ -138,19 +160,31 @@ def add_up(
     row: Any, m: Any, excluded: Any, sharpness: Any, masses: Any, buffer: Any, spare: Any, work: Any
 ) -> Any:
     """Store exponentials in work, 0 for the excluded class; return others, R and D."""
-    others, rest, gap = 0.0, 0.0, 0.0
-    for start in range(0, row.size, BLOCK):
-        scores, part = row[start : start + BLOCK], work[start : start + BLOCK]
-        block = masses_between(masses, start, start + BLOCK)
-        if start <= excluded < start + BLOCK or scores.size < part.size:
+    others, rest, gap, step = 0.0, 0.0, 0.0, block_size(row)
+    e_lost, r_lost, d_lost = 0.0, 0.0, 0.0
+    for start in range(0, row.size, step):
+        scores, part = row[start : start + step], work[start : start + step]
+        block = masses_between(masses, start, start + step)
+        if start <= excluded < start + step or scores.size < part.size:
             x = excluded - start
             mass = edit_masses(block, x, scores.size, part.size, spare)
             edited = edit(scores, x, part.size, buffer)
             e, r, d = exponentiate_masses(edited, m, sharpness, mass, part)
         else:
             e, r, d = exponentiate_masses(scores, m, sharpness, block, part)
-        others, rest, gap = others + e, rest + r, gap + d
-    return others, rest, gap * sharpness
+        others, e_lost = add_exactly(others, e_lost, e)
+        rest, r_lost = add_exactly(rest, r_lost, r)
+        gap, d_lost = add_exactly(gap, d_lost, d)
+    return others + e_lost, rest + r_lost, (gap + d_lost) * sharpness
+
+
+@device
+def scale_row(work: Any, factor: Any, out: Any) -> None:
+    """Store factor * work in out; a factor too small for work's type is kept in float64."""
+    if magnitude(factor) < TINY:
+        write(work, factor, out)
+    else:
+        write(work, work.dtype.type(factor), out)
 
 
 @device
@@ -188,7 +222,7 @@ def loss_below(row: Any, m: Any, target: Any, buffer: Any, work: Any) -> Any:
     """Return loss, others, own of a row with maximum m; work keeps the others' exponentials."""
     score = read(row[target])
     others = exponentiate_others(row, m, target, buffer, work)
-    own = F64(exp_of_difference(score, m))
+    own = exp_of_scaled(score, F64(m), 1.0)
     return finish(F64(m) - F64(score), others, own), others, own
 
 
@@ -225,6 +259,7 @@ def hard_rows(
     """Add the weighted losses to sums[0]; store losses (unscaled) and gradient (times scale).
 
     An empty row_weight (N,) stands for ones; empty losses (N,) or gradient (N, C) are not wanted.
+    sums[2] takes what rounding sums[0] loses, so that a million rows add no error of their own.
     """
     logits, gradient = borrowed(logits), borrowed(gradient)
     padded = (logits.shape[1] + LANES - 1) // LANES * LANES
@@ -237,12 +272,12 @@ def hard_rows(
         if weight != 0.0:
             loss, others, own = hard_row(logits[i], targets[i], buffer, replaced, work)
             loss *= weight
-        sums[0] += loss
+        sums[0], sums[2] = add_exactly(sums[0], sums[2], loss)
         if losses.size:
             losses[i] = loss
         if gradient.size and weight != 0.0:
             factor = weight * scale / (others + own)
-            write(work, work.dtype.type(factor), gradient[i])
+            scale_row(work, factor * lowering(work), gradient[i])
             put(gradient[i], targets[i], -others * factor)
         elif gradient.size:
             gradient[i] = 0  # the bits of every type's zero
@@ -357,7 +392,7 @@ def mass_rows(
     gradient: Any,
     sums: Any,
 ) -> None:
-    """Do what `hard_rows` does for masses gain * c + base, and add the z-losses to sums[1].
+    """Do what `hard_rows` does for masses gain * c + base, and add the z-losses to sums[1] and sums[3].
 
     c are class indices (N,) or masses (N, C); gain and base are one number or one per class, gain
     None for masses taken as they are. softcap is None or a number, sharpness 1 / temperature.
@@ -395,8 +430,8 @@ def mass_rows(
         loss, penalty, a, own_slope = finish_masses(
             gap, mass, others, own, rest, rest_gap, sharpness * F64(m), z_loss
         )
-        sums[0] += weight * loss
-        sums[1] += weight * penalty
+        sums[0], sums[2] = add_exactly(sums[0], sums[2], weight * loss)
+        sums[1], sums[3] = add_exactly(sums[1], sums[3], weight * penalty)
         if losses.size:
             losses[i] = weight * (loss + penalty)
         if gradient.size:

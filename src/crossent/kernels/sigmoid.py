@@ -18,11 +18,12 @@ from numba import types
 from numba.extending import overload
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import F64, exp_of_difference, log1p
+from crossent.kernels.elementary import F64, add_exactly, exp_of_difference, log1p
 from crossent.kernels.halves import put, read, scratch_like
 from crossent.kernels.intrinsics import magnitude, maximum, reordered_add, select
 
-BLOCK = 2048  # outputs at a time: their partial sum is then folded into float64
+BLOCK = 2048  # outputs at a time
+WIDE_BLOCK = 256  # float64: a block's sum is added exactly, within it rounding accumulates
 
 
 @device
@@ -48,20 +49,27 @@ def binary(z: Any, a: Any, b: Any) -> Any:
 
 @device
 def quadratic(z: Any, a: Any, b: Any) -> Any:
-    """Return half the squared error and its derivative, for a target a and b = 1 - a."""
-    up, down, _ = both_sigmoids(z)
+    """Return half the squared error and its derivative, for a target a and b = 1 - a.
+
+    In float64, because squaring doubles the relative error of r.
+    """
+    up, down, _ = both_sigmoids(F64(z))
     r = b * up - a * down
-    return type(z)(0.5) * r * r, r * up * down
+    return 0.5 * r * r, r * up * down
 
 
 @device
 def block(
-    z: Any, y: Any, pos_weight: Any, weight: Any, smoothing: Any, scale: Any, losses: Any, out: Any
+    z: Any, y: Any, pos_weight: Any, weight: Any, pull: Any, smoothing: Any, losses: Any, out: Any
 ) -> Any:
-    """Return the weighted sum of one block, storing its losses and gradient if wanted."""
+    """Return the weighted sum of one block, storing its losses and gradient if wanted.
+
+    weight is in float64 and pull, weight times scale, in the scores' type: a weight may be larger
+    or smaller than float32 can be, as long as what it is divided by is too.
+    """
     kind = type(read(z[0]))
-    zero, one, half = kind(0.0), kind(1.0), kind(0.5)
-    total = zero
+    one, half = kind(1.0), kind(0.5)
+    total = 0.0
     for i in range(z.size):
         c = kind(y[i])
         a = c * (one - smoothing) + half * smoothing
@@ -70,14 +78,13 @@ def block(
             loss, slope = quadratic(read(z[i]), a, b)
         else:
             loss, slope = binary(read(z[i]), a * pos_weight[i], b)
-        w = weight[i]
-        loss = select(w != zero, w * loss, zero)  # an output of weight 0 may hold anything
+        loss = select(weight[i] != 0.0, weight[i] * F64(loss), 0.0)  # 0 * NaN is nothing
         total = reordered_add(total, loss)
         if losses is not None:
             losses[i] = loss
         if out is not None:
-            put(out, i, select(w != zero, w * slope * scale, zero))
-    return F64(total)
+            put(out, i, select(weight[i] != 0.0, kind(slope * pull[i]), kind(0.0)))
+    return total
 
 
 def flat(array: Any) -> Any:
@@ -104,30 +111,31 @@ def _part(array: Any, start: Any, stop: Any) -> Any:
     return lambda array, start, stop: array[start:stop]
 
 
-def repeat(values: Any, ones: Any) -> Any:
-    """Return values over and over, as many as there are ones, in their type; None stays None."""
+def repeat(values: Any, like: Any) -> Any:
+    """Return values over and over, in an array like another; None stays None."""
     raise AssertionError("kernels are compiled")
 
 
 @overload(repeat, strict=False)
-def _repeat(values: Any, ones: Any) -> Any:
-    def over_and_over(values, ones):  # type: ignore[no-untyped-def]
-        repeated = np.empty_like(ones)
-        for i in range(ones.size):
+def _repeat(values: Any, like: Any) -> Any:
+    def over_and_over(values, like):  # type: ignore[no-untyped-def]
+        repeated = np.empty_like(like)
+        for i in range(like.size):
             repeated[i] = values[i % values.size]
         return repeated
 
     if isinstance(values, types.NoneType):
-        return lambda values, ones: None
+        return lambda values, like: None
     return over_and_over
 
 
 @device
-def fill_weights(weight: Any, start: Any, outputs: Any, buffer: Any) -> None:
+def fill_weights(weight: Any, start: Any, outputs: Any, scale: Any, buffer: Any, pull: Any) -> None:
     """Lay the weights of the rows from `start` over the outputs of a block."""
     for i in range(buffer.size // outputs):
         for j in range(outputs):
-            buffer[i * outputs + j] = weight[start + i, j % weight.shape[1]]
+            w = weight[start + i, j % weight.shape[1]]
+            buffer[i * outputs + j], pull[i * outputs + j] = w, w * scale
 
 
 @kernel
@@ -145,33 +153,35 @@ def sigmoid_rows(
     """Add the weighted losses to sums[0]; store losses and gradient (times scale), None: neither.
 
     pos_weight (J,) selects the binary cross-entropy, None the quadratic cost. weight is (n, 1),
-    (n, J), or empty for ones.
+    (n, J), or empty for ones. sums[2] takes what rounding sums[0] loses.
     """
     samples, outputs = logits.shape
-    step = max(1, BLOCK // outputs)
-    ones = scratch_like(logits, step * outputs)
-    ones[:] = 1.0
-    weights = ones.copy()
-    alpha, factor = ones.dtype.type(smoothing), ones.dtype.type(scale)
-    pattern = repeat(pos_weight, ones)
+    limit = WIDE_BLOCK if logits.itemsize == 8 else BLOCK
+    step = max(1, limit // outputs)
+    weights = np.ones(step * outputs)
+    pull = scratch_like(logits, step * outputs)
+    pull[:] = scale
+    alpha = pull.dtype.type(smoothing)
+    pattern = repeat(pos_weight, pull)
     z, y, loss, out = flat(logits), flat(targets), flat(losses), flat(gradient)
     for start in range(0, samples, step):
         size = min(step, samples - start) * outputs
         if weight.size:
-            fill_weights(weight, start, outputs, weights[:size])
+            fill_weights(weight, start, outputs, scale, weights[:size], pull)
         first = start * outputs
-        for lo in range(0, size, BLOCK):
-            hi = min(lo + BLOCK, size)
-            sums[0] += block(
+        for lo in range(0, size, limit):
+            hi = min(lo + limit, size)
+            value = block(
                 z[first + lo : first + hi],
                 y[first + lo : first + hi],
                 part(pattern, lo, hi),
                 weights[lo:hi],
+                pull[lo:hi],
                 alpha,
-                factor,
                 part(loss, first + lo, first + hi),
                 part(out, first + lo, first + hi),
             )
+            sums[0], sums[2] = add_exactly(sums[0], sums[2], value)
 
 
 @kernel

@@ -23,7 +23,7 @@ from numba import types
 from numba.extending import overload
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import F64, exp_of_difference, log1p, tanh64
+from crossent.kernels.elementary import F64, add_exactly, exp_of_difference, log1p, tanh64
 from crossent.kernels.halves import read
 from crossent.kernels.intrinsics import borrowed, keep, maximum, select
 from crossent.kernels.strips import (
@@ -41,6 +41,7 @@ from crossent.kernels.strips import (
 
 # Rows of the array of what `add_up` adds up, one column per lane.
 LESS, TIES, REST, WHOLE, GAP = range(5)
+FOLD = 8  # steps whose partial sums are then added exactly
 
 
 @device
@@ -113,13 +114,34 @@ def load_weights(row_weight: Any, start: Any, stop: Any, weight: Any) -> None:
 
 
 @device
-def add_up(work: Any, mass: Any, m: Any, sums: Any) -> None:
+def add_up(work: Any, mass: Any, m: Any, sums: Any, partial: Any, lost: Any) -> None:
     """Replace work by exp(work - m) and add up, row by row.
 
     LESS = sum of exp and REST = sum of t, both over s_j < m; TIES = how many s_j = m;
     WHOLE = sum of t; GAP = sum of t (m - s), where no mass costs nothing: 0 * inf = 0.
     """
     sums[:] = 0.0
+    lost[:] = 0.0
+    for start in range(0, work.shape[0], FOLD):
+        partial[:] = 0.0
+        add_up_few(work[start : start + FOLD], mass[start : start + FOLD], m, partial)
+        for k in range(sums.shape[0]):
+            add_each_exactly(sums[k], lost[k], partial[k])
+    sums += lost
+    for k in range(sums.shape[0]):
+        fold(sums[k])
+
+
+@device
+def add_each_exactly(total: Any, lost: Any, x: Any) -> None:
+    """Add x to total, lane by lane, and to lost what that rounds away."""
+    for i in range(total.size):
+        total[i], lost[i] = add_exactly(total[i], lost[i], x[i])
+
+
+@device
+def add_up_few(work: Any, mass: Any, m: Any, sums: Any) -> None:
+    """Do the work of `add_up` for a few steps, over which little rounding accumulates."""
     less, ties, rest, whole, gap = sums[LESS], sums[TIES], sums[REST], sums[WHOLE], sums[GAP]
     for s in range(work.shape[0]):
         scores, t = work[s], mass[s]
@@ -133,8 +155,6 @@ def add_up(work: Any, mass: Any, m: Any, sums: Any) -> None:
             rest[i] += select(highest, 0.0, t[i])
             whole[i] += t[i]
             gap[i] += select(t[i] != 0.0, t[i] * (m[i] - x), 0.0)
-    for k in range(sums.shape[0]):
-        fold(sums[k])
 
 
 @device
@@ -175,12 +195,12 @@ def finish(
 def report(
     weight: Any, loss: Any, penalty: Any, start: Any, stop: Any, losses: Any, sums: Any
 ) -> None:
-    """Add the rows' losses to sums[0], their z-losses to sums[1]; store both together."""
+    """Add losses to sums[0], z-losses to sums[1], what rounding loses to the next two; store."""
     for i in range(stop - start):
         value = loss[i] if weight[i] != 0.0 else 0.0
         extra = penalty[i] if weight[i] != 0.0 else 0.0
-        sums[0] += value
-        sums[1] += extra
+        sums[0], sums[2] = add_exactly(sums[0], sums[2], value)
+        sums[1], sums[3] = add_exactly(sums[1], sums[3], extra)
         if losses.size:
             losses[start + i] = value + extra
 
@@ -221,24 +241,18 @@ def soft_rows(
     lay_out(class_weight * (1.0 - smoothing), gain)
     lay_out(class_weight * (smoothing / classes), base)
     mass[:] = base
-    per_lane = np.full((14, work.shape[1]), 1.0 / temperature)
+    per_lane = np.full((24, work.shape[1]), 1.0 / temperature)
     lanes = borrowed(per_lane)
     slope = strips[4] if softcap > 0.0 else lanes[:1]
-    m, loss, penalty, weight, row_sums, factors = (
-        lanes[1],
-        lanes[2],
-        lanes[3],
-        lanes[4],
-        lanes[5:10],
-        lanes[10:],
-    )
+    m, loss, penalty, weight = lanes[1], lanes[2], lanes[3], lanes[4]
+    row_sums, factors, partial, lost = lanes[5:10], lanes[10:14], lanes[14:19], lanes[19:24]
     step = different(m)
     for start in range(0, logits.shape[0], step):
         stop = min(start + step, logits.shape[0])
         load_scores(logits[start:stop], work, slope, m, softcap, temperature)
         load_masses(targets[start:stop], mass, gain, base)
         load_weights(row_weight, start, stop, weight)
-        add_up(work, mass, m, row_sums)
+        add_up(work, mass, m, row_sums, partial, lost)
         finish(m, row_sums, weight, scale, z_loss, loss, penalty, factors)
         report(weight, loss, penalty, start, stop, losses, sums)
         if gradient.size:
@@ -254,7 +268,7 @@ def soft_rows(
 
 @device
 def add_up_complements(
-    work: Any, mass: Any, others: Any, total: Any, complement: Any, pull: Any
+    work: Any, mass: Any, others: Any, total: Any, complement: Any, pull: Any, lost: Any
 ) -> None:
     """Add up the second term, sum of (1 - c) (-ln(1 - p)), and the u of all but the winner.
 
@@ -263,14 +277,19 @@ def add_up_complements(
     """
     complement[:] = 0.0
     pull[:] = 0.0
+    lost[:] = 0.0
     for s in range(work.shape[0]):
         e, c = work[s], mass[s]
         for i in range(total.size):
             wins = e[i] == 1.0 and others[i] < 0.5
             odds = e[i] / select(wins, others[i], total[i] - e[i])
             rest = 1.0 - c[i]
-            complement[i] += select(rest != 0.0, rest * log1p(odds), 0.0)
-            pull[i] += select(wins, 0.0, rest * odds - c[i])
+            term = select(rest != 0.0, rest * log1p(odds), 0.0)
+            complement[i], lost[0, i] = add_exactly(complement[i], lost[0, i], term)
+            term = select(wins, 0.0, rest * odds - c[i])
+            pull[i], lost[1, i] = add_exactly(pull[i], lost[1, i], term)
+    complement += lost[0]
+    pull += lost[1]
     fold(complement)
     fold(pull)
 
@@ -326,28 +345,22 @@ def two_term_rows(
     lay_out(class_weight * (1.0 - smoothing), gain)
     lay_out(class_weight * (smoothing / classes), base)
     mass[:] = base
-    per_lane = np.ones((18, work.shape[1]))
+    per_lane = np.ones((28, work.shape[1]))
     lanes = borrowed(per_lane)
-    m, loss, complement, weight, row_sums, factors = (
-        lanes[1],
-        lanes[2],
-        lanes[3],
-        lanes[4],
-        lanes[5:10],
-        lanes[10:14],
-    )
-    others, total, pull, winner = lanes[14], lanes[15], lanes[16], lanes[17]
+    m, loss, complement, weight = lanes[1], lanes[2], lanes[3], lanes[4]
+    row_sums, factors, partial, lost = lanes[5:10], lanes[10:14], lanes[14:19], lanes[19:24]
+    others, total, pull, winner = lanes[24], lanes[25], lanes[26], lanes[27]
     step = different(m)
     for start in range(0, logits.shape[0], step):
         stop = min(start + step, logits.shape[0])
         load_scores(logits[start:stop], work, lanes[:1], m, 0.0, 1.0)
         load_masses(targets[start:stop], mass, gain, base)
         load_weights(row_weight, start, stop, weight)
-        add_up(work, mass, m, row_sums)
+        add_up(work, mass, m, row_sums, partial, lost)
         finish(m, row_sums, weight, scale, 0.0, loss, complement, factors)
         others[:] = row_sums[LESS] + (row_sums[TIES] - 1.0)
         total[:] = row_sums[LESS] + row_sums[TIES]
-        add_up_complements(work, mass, others, total, complement, pull)
+        add_up_complements(work, mass, others, total, complement, pull, lost)
         complement *= weight
         loss += complement
         complement[:] = 0.0
@@ -373,13 +386,15 @@ def softmax_rows(
     scratch = new_strips(4, logits.shape[1])
     strips = borrowed(scratch)
     work, mass, scores, slope = strips[0], strips[1], strips[2], strips[3]
-    m, row_sums = np.empty(work.shape[1]), np.empty((5, work.shape[1]))
+    per_lane = np.zeros((16, work.shape[1]))
+    lanes = borrowed(per_lane)
+    m, row_sums, partial, lost = lanes[0], lanes[1:6], lanes[6:11], lanes[11:]
     step = different(m)
     for start in range(0, logits.shape[0], step):
         stop = min(start + step, logits.shape[0])
         load_scores(logits[start:stop], work, slope, m, softcap, temperature)
         scores[:] = work
-        add_up(work, mass, m, row_sums)
+        add_up(work, mass, m, row_sums, partial, lost)
         log_total = log1p_each(row_sums[LESS] + (row_sums[TIES] - 1.0))
         total = row_sums[LESS] + row_sums[TIES]
         for i in range(stop - start):
@@ -392,6 +407,7 @@ def softmax_rows(
                 work /= total
             store(work, out[start:stop])
     keep(scratch)
+    keep(per_lane)
 
 
 @device

@@ -87,7 +87,12 @@ def place(strip: Any, row: Any, column: Any) -> Any:
 def fold(accumulator: Any) -> None:
     """Give every lane of a long row the sum of all lanes; short rows have theirs already."""
     if accumulator.size != TILE:
-        accumulator[:] = accumulator.sum()
+        width = accumulator.size // 2
+        while width:  # halves onto halves: few additions in a row, little rounding
+            for i in range(width):
+                accumulator[i] += accumulator[width + i]
+            width //= 2
+        accumulator[:] = accumulator[0]
 
 
 @device

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import F64, exp_of_difference
+from crossent.kernels.elementary import F64, add_exactly, exp_of_scaled, raised_exp
 from crossent.kernels.halves import put, read, scratch_like
-from crossent.kernels.intrinsics import borrowed, keep, maximum
-from crossent.kernels.rows import finish, limit
+from crossent.kernels.intrinsics import borrowed, keep, magnitude, maximum, reordered_add
+from crossent.kernels.rows import TINY, finish, limit, lowering
 from crossent.kernels.strips import TILE
 
-FOLD = 32  # classes whose partial sums are then folded into float64
+FOLD = 4  # classes whose partial sum is then folded into float64: each addition costs half an ulp
 
 
 @device
@@ -36,19 +36,22 @@ def load_tile(logits: Any, work: Any, m: Any) -> None:
 
 
 @device
-def exponentiate_tile(work: Any, m: Any, partial: Any, others: Any) -> None:
-    """Replace work by exp(work - m) and sum it over the classes, folded into float64."""
+def exponentiate_tile(work: Any, m: Any, partial: Any, others: Any, lost: Any) -> None:
+    """Replace work by exp(work - m), raised; sum it over the classes, a few and then exactly."""
     others[:] = 0.0
+    lost[:] = 0.0
     for start in range(0, work.shape[0], FOLD):
         partial[:] = 0.0
         for j in range(start, min(start + FOLD, work.shape[0])):
             turned = work[j]
             for i in range(partial.size):
-                e = exp_of_difference(turned[i], m[i])
+                e = raised_exp(turned[i], m[i])
                 turned[i] = e
                 partial[i] += e
         for i in range(others.size):
-            others[i] += F64(partial[i])
+            others[i], lost[i] = add_exactly(others[i], lost[i], F64(partial[i]))
+    for i in range(others.size):
+        others[i] = (others[i] + lost[i]) * lowering(work)
 
 
 @device
@@ -63,9 +66,22 @@ def take_targets(targets: Any, work: Any, score: Any) -> None:
 def finish_tile(m: Any, score: Any, others: Any, losses: Any, total: Any) -> None:
     """Store the loss and the sum of exponentials of every row."""
     for i in range(losses.size):
-        own = F64(exp_of_difference(score[i], m[i]))
+        own = exp_of_scaled(score[i], F64(m[i]), 1.0)
         losses[i] = finish(F64(m[i]) - F64(score[i]), others[i], own)
         total[i] = others[i] + own
+
+
+@device
+def scale_tile(work: Any, total: Any, factor: Any, flat: Any) -> None:
+    """Write work times total; totals too small for work's type are kept in float64."""
+    tiny = 0
+    for i in range(flat.size // work.shape[0]):
+        factor[i] = total[i] * lowering(work)
+        tiny += 0.0 < magnitude(total[i]) * lowering(work) < TINY
+    if tiny:
+        write_tile(work, total * lowering(work), flat)
+    else:
+        write_tile(work, factor, flat)
 
 
 @device
@@ -76,6 +92,15 @@ def write_tile(work: Any, factor: Any, flat: Any) -> None:
         turned = work[j]
         for i in range(flat.size // work.shape[0]):
             put(flat, np.uint64(i) * classes + np.uint64(j), turned[i] * factor[i])
+
+
+@device
+def total_of(values: Any) -> Any:
+    """Return the sum of a tile's values."""
+    total = 0.0
+    for i in range(values.size):
+        total = reordered_add(total, values[i])
+    return total
 
 
 @kernel
@@ -95,20 +120,18 @@ def hard_tiles(
         own_class = targets[start : start + TILE]
         load_tile(rows, work, m)
         take_targets(own_class, work, score)
-        exponentiate_tile(work, m, partial, others)
+        exponentiate_tile(work, m, partial, others, total)
         finish_tile(m, score, others, loss, total)
         for i in range(rows.shape[0]):
             weight = row_weight[start + i] if row_weight.size else 1.0
             total[i] = weight * scale / total[i]
-            value = weight * loss[i] if weight != 0.0 else 0.0
-            sums[0] += value
+            loss[i] = weight * loss[i] if weight != 0.0 else 0.0
             if losses.size:
-                losses[start + i] = value
+                losses[start + i] = loss[i]
+        sums[0], sums[2] = add_exactly(sums[0], sums[2], total_of(loss[: rows.shape[0]]))
         if gradient.size:
-            for i in range(TILE):
-                factor[i] = total[i]
             part = gradient[start : start + TILE]
-            write_tile(work, factor, part.reshape(part.size))
+            scale_tile(work, total, factor, part.reshape(part.size))
             for i in range(rows.shape[0]):
                 put(part[i], own_class[i], -others[i] * total[i])
                 if row_weight.size and row_weight[start + i] == 0.0:
