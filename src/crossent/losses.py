@@ -6,7 +6,6 @@ answer in kind: NumPy in, NumPy out.
 
 from __future__ import annotations
 
-import importlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,19 +17,36 @@ if TYPE_CHECKING:
     from crossent.plain import ChainRule
 
 
+def _framework(array: Any) -> str:
+    """Return the package that an array's type comes from, or that its type is derived from."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(array).__mro__}
+    return next((name for name in ("torch", "jax", "jaxlib") if name in packages), "numpy")
+
+
 def _front_end(array: Any) -> Any:
     """Return the module that computes on arrays of this type; imported when first needed."""
-    framework = type(array).__module__.partition(".")[0]
-    if framework in ("torch", "jax", "jaxlib"):
+    framework = _framework(array)
+    if framework == "torch":
+        import crossent.torch
+
+        return crossent.torch
+    if framework != "numpy":
         raise TypeError(
             f"logits is a {framework} {type(array).__name__}; "
-            "it must be a NumPy array or a list of numbers"
+            "it must be a NumPy array, a torch tensor or a list of numbers"
         )
-    return importlib.import_module("crossent.numpy")
+    import crossent.numpy
+
+    return crossent.numpy
 
 
-def _plain() -> Any:
-    return importlib.import_module("crossent.plain")
+def _plain(array: Any) -> Any:
+    """Return the module that needs no kernel for arrays of this type."""
+    if _framework(array) == "torch":
+        return _front_end(array)
+    import crossent.plain
+
+    return crossent.plain
 
 
 class _Loss:
@@ -103,7 +119,7 @@ class _Loss:
 
         `vector` and the result have the logits' shape; the other arguments are those of a call.
         """
-        return _plain().hvp(self, logits, targets, vector, sample_weight, normalizer)
+        return _plain(logits).hvp(self, logits, targets, vector, sample_weight, normalizer)
 
     def sums(self, logits: Any, targets: Any, sample_weight: Any = None) -> LossSums:
         """Return the sums the mean is made of, which merge with those of other samples."""
@@ -126,7 +142,9 @@ class _Loss:
         An impossible event that happens costs infinity; one that does not costs nothing. Softmax
         rows must sum to 1 within 1e-4. Options that act on logits must be off.
         """
-        return _plain().from_probabilities(self, probabilities, targets, sample_weight, normalizer)
+        return _plain(probabilities).from_probabilities(
+            self, probabilities, targets, sample_weight, normalizer
+        )
 
     def from_log_probabilities(
         self,
@@ -136,7 +154,7 @@ class _Loss:
         normalizer: Any = None,
     ) -> Any:
         """Return the loss of given ln p, which keep what p rounds away; see from_probabilities."""
-        return _plain().from_probabilities(
+        return _plain(log_probabilities).from_probabilities(
             self, log_probabilities, targets, sample_weight, normalizer, logarithms=True
         )
 
@@ -146,7 +164,7 @@ class _Loss:
         The error is that of one row, unreduced and without sample weight. Softcap and temperature
         belong to dp_ds, class weights and smoothing to dE_dp.
         """
-        result: ChainRule = _plain().chain_rule(self, logits, targets)
+        result: ChainRule = _plain(logits).chain_rule(self, logits, targets)
         return result
 
     @property

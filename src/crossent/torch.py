@@ -1,0 +1,643 @@
+"""The PyTorch front end: the losses on tensors, differentiable, and `nn.Module`s like torch's own.
+
+CPU tensors lend their memory to the NumPy front end inside a registered operator, so that
+autograd, `torch.compile` and `torch.export` see it: one pass computes the loss and, where autograd
+will ask for it, the gradient, which the backward pass multiplies by what comes from above.
+Everything else (devices without kernels, `torch.func`, forward mode, derivatives of second order,
+gradients in targets and weights) is computed by torch_plain.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from crossent import checks, losses, plain, torch_plain
+from crossent import numpy as kernels
+from crossent.sums import LossSums
+
+HALF_TYPES = (torch.float16, torch.bfloat16)
+KINDS: dict[str, Any] = {
+    kind.name: kind
+    for kind in (
+        losses.CrossEntropy,
+        losses.SoftmaxBinaryCrossEntropy,
+        losses.BinaryCrossEntropy,
+        losses.QuadraticCost,
+    )
+}
+OPTIONS = {  # of all losses, but for class weights and weights of positives: those are tensors
+    "reduction": "str",
+    "label_smoothing": "float",
+    "ignore_index": "int",
+    "axis": "int",
+    "z_loss": "float",
+    "softcap": "float?",
+    "temperature": "float",
+}
+OPTIONS_SCHEMA = "str name, " + ", ".join(f"{kind} {name}" for name, kind in OPTIONS.items())
+CALL_SCHEMA = "Tensor logits, Tensor targets, Tensor? sample_weight, Tensor? weights"
+
+
+# Tensors and arrays -----------------------------------------------------------------------------
+
+
+def _array(tensor: Tensor) -> Any:
+    """Return the memory of a CPU tensor as a NumPy array."""
+    tensor = tensor.detach().resolve_neg()
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy()
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError:  # then NumPy has no such type
+        return tensor.float().numpy()
+    return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+
+
+def _arrays(logits: Tensor, targets: Tensor, sample_weight: Tensor | None) -> tuple[Any, Any, Any]:
+    weights = None if sample_weight is None else _array(sample_weight)
+    return _array(logits), _array(targets), weights
+
+
+def _tensor(array: Any) -> Tensor:
+    """Return a tensor with the memory of a NumPy array, or of a NumPy number."""
+    array = np.asarray(array)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _beside(logits: Tensor, targets: Any, sample_weight: Any) -> tuple[Tensor, Tensor | None]:
+    """Return targets and sample weights as tensors on the device of the logits."""
+    weights = None
+    if sample_weight is not None:
+        weights = _as_tensor(logits, "sample_weight", sample_weight)
+    return _as_tensor(logits, "targets", targets), weights
+
+
+def _as_tensor(logits: Tensor, name: str, value: Any) -> Tensor:
+    """Return an argument as a tensor on the device of the logits; lists and arrays are copied."""
+    if not isinstance(value, Tensor):
+        try:
+            return torch.from_numpy(np.array(value)).to(logits.device)
+        except TypeError:  # of a type that tensors have not
+            return torch.from_numpy(checks.as_float64(name, value).copy()).to(logits.device)
+    if value.device != logits.device:
+        raise ValueError(
+            f"{name} is on device {value.device}, but logits is on device {logits.device}; "
+            "both must be on the same device"
+        )
+    return value
+
+
+# A loss taken apart for an operator, and put together again --------------------------------------
+
+
+def _options(loss: Any) -> list[Any]:
+    """Return the loss as its operator takes it: its name and options."""
+    defaults = losses.CrossEntropy
+    return [loss.name, *(getattr(loss, name, getattr(defaults, name)) for name in OPTIONS)]
+
+
+def _loss(name: str, options: tuple[Any, ...], weights: Tensor | None) -> Any:
+    """Return the loss of these options."""
+    given = None if weights is None else weights.tolist()
+    named = dict(zip(OPTIONS, options, strict=True), class_weight=given, pos_weight=given)
+    kind = KINDS[name]
+    return kind(**{field.name: named[field.name] for field in fields(kind)})
+
+
+def _weights(loss: Any, logits: Tensor) -> Tensor | None:
+    """Return the loss's weights of classes, or of positives, as a tensor beside the logits."""
+    given = getattr(loss, "class_weight", None) or getattr(loss, "pos_weight", None)
+    if given is None:
+        return None
+    return torch.tensor(given, dtype=torch_plain.computed_in(logits), device=logits.device)
+
+
+# The operator of all losses ----------------------------------------------------------------------
+
+
+def _compute(
+    logits: Tensor,
+    targets: Tensor,
+    sample_weight: Tensor | None,
+    weights: Tensor | None,
+    normalizer: float | None,
+    upstream: Tensor | None,
+    name: str,
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss and its gradient times upstream, or no gradient without upstream."""
+    loss = _loss(name, options, weights)
+    arrays = _arrays(logits, targets, sample_weight)
+    if upstream is None:
+        return _tensor(kernels.value(loss, *arrays, normalizer)), logits.new_empty(0)
+    factor = float(upstream)
+    value, gradient = kernels.value_and_grad(loss, *arrays, normalizer, None, factor)
+    return _tensor(value), _tensor(gradient).to(logits.dtype)
+
+
+def _compute_nothing(
+    logits: Tensor,
+    targets: Tensor,
+    sample_weight: Tensor | None,
+    weights: Tensor | None,
+    normalizer: float | None,
+    upstream: Tensor | None,
+    name: str,
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    """Return tensors of the right shapes and types, which hold nothing."""
+    loss, shape = _loss(name, options, None), list(logits.shape)
+    if loss.activation_name == "softmax":
+        del shape[loss.axis]
+    value = logits.new_empty(
+        shape if loss.reduction == "none" else [], dtype=torch_plain.computed_in(logits)
+    )
+    return value, logits.new_empty(0 if upstream is None else logits.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    logits, targets, sample_weight, weights, ctx.normalizer, _, *ctx.options = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(logits, targets, sample_weight, weights, output[1])
+
+
+def _backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Return the gradient in the logits, and nothing for the other arguments."""
+    logits, targets, sample_weight, weights, gradient = ctx.saved_tensors
+    call = (logits, targets, sample_weight, weights, ctx.normalizer)
+    loss = _loss(ctx.options[0], tuple(ctx.options[1:]), None)
+    if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
+        result = _gradient(torch_plain.value(loss, *call), logits, upstream)
+    elif gradient.numel():
+        result = _scaled(gradient, _along(loss, upstream))
+    else:
+        result = _operator(*call, upstream, *ctx.options)[1]
+    return result, *(None for _ in range(5 + len(ctx.options)))
+
+
+def _gradient(value: Tensor, logits: Tensor, upstream: Tensor | None = None) -> Tensor:
+    """Return a gradient that can itself be differentiated."""
+    return torch.autograd.grad(value, logits, upstream, create_graph=True)[0]
+
+
+def _along(loss: Any, upstream: Tensor) -> Tensor:
+    """Return what comes from above in a shape that broadcasts against the gradient."""
+    rows = loss.reduction == "none" and loss.activation_name == "softmax"
+    return upstream.unsqueeze(loss.axis) if rows else upstream
+
+
+def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """Return gradient * upstream, in place where nobody will ask for the gradient again."""
+    if torch.compiler.is_compiling() or _graph_is_kept():
+        return gradient * upstream
+    if bool((upstream == 1).all()):
+        return gradient
+    return gradient.mul_(upstream)
+
+
+def _graph_is_kept() -> bool:
+    """Return whether this backward pass leaves its graph, and so what was saved, for another."""
+    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+    return bool(ask())
+
+
+_operator = torch.library.custom_op(
+    "crossent::loss",
+    _compute,
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({CALL_SCHEMA}, float? normalizer, Tensor? upstream, {OPTIONS_SCHEMA})"
+    " -> (Tensor, Tensor)",
+)
+_operator.register_fake(_compute_nothing)
+_operator.register_autograd(_backward, setup_context=_save)
+
+
+# What the losses ask for ------------------------------------------------------------------------
+
+
+def value(
+    loss: Any, logits: Tensor, targets: Any, sample_weight: Any, normalizer: float | None
+) -> Tensor:
+    """Return the reduced loss, or the losses for reduction "none"."""
+    return _evaluate(loss, logits, targets, sample_weight, normalizer, _weights(loss, logits))
+
+
+def _evaluate(
+    loss: Any,
+    logits: Tensor,
+    targets: Any,
+    sample_weight: Any,
+    normalizer: float | None,
+    weights: Tensor | None,
+) -> Tensor:
+    normalizer = checks.normalizer(normalizer, loss.reduction)
+    y, w = _beside(logits, targets, sample_weight)
+    weights = None if weights is None else _as_tensor(logits, "weight", weights)
+    if not _have_kernel(logits, y, w, weights):
+        zero = torch_plain.check(loss, logits, y, w, weights)
+        return torch_plain.value(loss, logits, y, w, weights, normalizer) + zero
+    half = logits.dtype in HALF_TYPES
+    if half and loss.reduction == "none":  # each loss has an upstream of its own: round after it
+        logits, half = logits.float(), False
+    # A half type's gradient is left to the backward pass, which knows what to multiply it by
+    # before it is rounded: divided by a large batch, float16 would lose it.
+    upstream = torch.ones(()) if _is_wanted(logits) and not half else None
+    return _operator(logits, y, w, weights, normalizer, upstream, *_options(loss))[0]  # type: ignore[no-any-return]
+
+
+def _is_wanted(*tensors: Tensor | None) -> bool:
+    """Return whether autograd will ask for a gradient in one of the tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _have_kernel(logits: Tensor, *others: Tensor | None) -> bool:
+    """Return whether the operator can take these tensors, and give autograd all it needs."""
+    if logits.device.type != "cpu" or _is_wanted(*others):
+        return False
+    weights = others[-1]
+    return (weights is None or weights.ndim < 2) and not _are_transformed(logits, *others)
+
+
+def _are_transformed(*tensors: Tensor | None) -> bool:
+    """Return whether `torch.func` or forward mode is at work."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    unpack: Any = forward_ad.unpack_dual
+    return any(t is not None and unpack(t).tangent is not None for t in tensors)
+
+
+def value_and_grad(
+    loss: Any,
+    logits: Tensor,
+    targets: Any,
+    sample_weight: Any,
+    normalizer: float | None,
+    out: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the reduced loss and its gradient in the logits; autograd sees neither."""
+    y, w = _beside(logits, targets, sample_weight)
+    if logits.device.type == "cpu":
+        buffer = None if out is None else _out(out)
+        found = kernels.value_and_grad(loss, *_arrays(logits, y, w), normalizer, buffer)
+        return _tensor(found[0]), _tensor(found[1]).to(logits.dtype) if out is None else out
+    z, value = _on_tape(loss, logits, y, w, normalizer)
+    (gradient,) = torch.autograd.grad(value.sum(), z)
+    return value.detach(), gradient if out is None else out.copy_(gradient)
+
+
+def _out(out: Any) -> Any:
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out is a {type(out).__name__}; it must be a tensor")
+    return _array(out)
+
+
+def _on_tape(
+    loss: Any, logits: Tensor, targets: Tensor, weights: Tensor | None, normalizer: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return logits of which autograd knows nothing yet, and the loss of them."""
+    with torch.enable_grad():
+        z = logits.detach().requires_grad_()
+        return z, value(loss, z, targets, weights, normalizer)
+
+
+def hvp(
+    loss: Any,
+    logits: Tensor,
+    targets: Any,
+    vector: Any,
+    sample_weight: Any,
+    normalizer: float | None,
+) -> Tensor:
+    """Return the Hessian of the reduced loss in the logits, times a vector; not differentiable."""
+    y, w = _beside(logits, targets, sample_weight)
+    v = _as_tensor(logits, "vector", vector)
+    if logits.device.type == "cpu":
+        z, t, weights = _arrays(logits, y, w)
+        product = plain.hvp(loss, z, t, _array(v), weights, normalizer)
+        return _tensor(product).to(logits.dtype)
+    scores, value = _on_tape(loss, logits, y, w, normalizer)
+    (gradient,) = torch.autograd.grad(value.sum(), scores, create_graph=True)
+    return torch.autograd.grad(gradient, scores, v.to(scores.dtype))[0]
+
+
+def sums(loss: Any, logits: Tensor, targets: Any, sample_weight: Any) -> LossSums:
+    """Return sums that merge with those of other samples."""
+    y, w = _beside(logits, targets, sample_weight)
+    if logits.device.type == "cpu":
+        return kernels.sums(loss, *_arrays(logits, y, w))
+    weights = _weights(loss, logits)
+    torch_plain.check(loss, logits, y, w, weights)
+    return torch_plain.sums(loss, logits, y, w, weights)
+
+
+def from_probabilities(
+    loss: Any,
+    p: Tensor,
+    targets: Any,
+    sample_weight: Any,
+    normalizer: float | None,
+    logarithms: bool = False,
+) -> Tensor:
+    """Return the reduced loss of given outputs (or their logarithms); not differentiable."""
+    y, w = _beside(p, targets, sample_weight)
+    arrays = _arrays(p.cpu(), y.cpu(), None if w is None else w.cpu())
+    return _tensor(plain.from_probabilities(loss, *arrays, normalizer, logarithms)).to(p.device)
+
+
+def chain_rule(loss: Any, logits: Tensor, targets: Any) -> plain.ChainRule:
+    """Return every link of the chain rule, as NumPy arrays in float64."""
+    y, _ = _beside(logits, targets, None)
+    return plain.chain_rule(loss, *_arrays(logits.cpu(), y.cpu(), None)[:2])
+
+
+# Activations and decisions ------------------------------------------------------------------------
+
+
+@torch.library.custom_op("crossent::activation", mutates_args=(), device_types="cpu")
+def _activation(logits: Tensor, name: str, axis: int) -> Tensor:
+    """Return the softmax or sigmoid, or its logarithm, or the logsumexp."""
+    arguments = [] if "sigmoid" in name else [axis]
+    return _tensor(getattr(kernels, name)(_array(logits), *arguments))
+
+
+@_activation.register_fake
+def _activation_of_nothing(logits: Tensor, name: str, axis: int) -> Tensor:
+    if name != "logsumexp":
+        return logits.new_empty(logits.shape)
+    shape = list(logits.shape)
+    del shape[axis]
+    return logits.new_empty(shape, dtype=torch_plain.computed_in(logits))
+
+
+def _save_activation(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    logits, ctx.name, ctx.axis = inputs
+    ctx.save_for_backward(logits, output)
+
+
+def _activation_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    """Return the gradient in the logits, by formulas that can themselves be differentiated."""
+    logits, output = ctx.saved_tensors
+    if ctx.name == "sigmoid":
+        return upstream * output * sigmoid(-logits), None, None
+    if ctx.name == "log_sigmoid":
+        return upstream * sigmoid(-logits), None, None
+    if ctx.name == "logsumexp":
+        return upstream.unsqueeze(ctx.axis) * softmax(logits, ctx.axis), None, None
+    if ctx.name == "log_softmax":  # g_i - p_i sum g, where 1 - p_i is not found by subtraction
+        rest = upstream.sum(ctx.axis, keepdim=True) - upstream
+        return -upstream * torch.expm1(output) - softmax(logits, ctx.axis) * rest, None, None
+    # Any constant may be taken from g; the winner's leaves its own gradient without cancellation.
+    winner = logits.argmax(ctx.axis, keepdim=True)
+    g = upstream - upstream.gather(ctx.axis, winner)
+    return output * (g - (output * g).sum(ctx.axis, keepdim=True)), None, None
+
+
+_activation.register_autograd(_activation_backward, setup_context=_save_activation)
+
+
+def _activate(name: str, logits: Tensor, axis: int = -1) -> Tensor:
+    dtype = torch_plain.computed_in(logits) if name == "logsumexp" else logits.dtype
+    if logits.device.type != "cpu" or _are_transformed(logits):
+        axis = torch_plain.check_logits(logits, None if "sigmoid" in name else axis)
+        return torch_plain.activation(name, logits, axis).to(dtype)
+    if _is_wanted(logits) and logits.dtype in HALF_TYPES:
+        logits = logits.float()  # so that the gradient is rounded once
+    return _activation(logits, name, axis).to(dtype)  # type: ignore[no-any-return]
+
+
+def softmax(logits: Tensor, axis: int = -1) -> Tensor:
+    """Return the softmax along the axis; dtype as given."""
+    return _activate("softmax", logits, axis)
+
+
+def log_softmax(logits: Tensor, axis: int = -1) -> Tensor:
+    """Return the logarithm of the softmax along the axis; dtype as given."""
+    return _activate("log_softmax", logits, axis)
+
+
+def logsumexp(logits: Tensor, axis: int = -1) -> Tensor:
+    """Return ln sum exp along the axis; float32 for half types."""
+    return _activate("logsumexp", logits, axis)
+
+
+def sigmoid(logits: Tensor) -> Tensor:
+    """Return 1 / (1 + exp(-logits)), elementwise; dtype as given."""
+    return _activate("sigmoid", logits)
+
+
+def log_sigmoid(logits: Tensor) -> Tensor:
+    """Return the logarithm of the sigmoid, elementwise; dtype as given."""
+    return _activate("log_sigmoid", logits)
+
+
+def activation(loss: Any, logits: Tensor) -> Tensor:
+    """Return the outputs that a loss sees; dtype as given."""
+    if loss.activation_name == "sigmoid":
+        return sigmoid(logits)
+    torch_plain.check_logits(logits, loss.axis)
+    wide = logits.to(torch_plain.computed_in(logits))
+    scores = torch_plain.scores(wide, loss.softcap, loss.temperature)
+    return softmax(scores, loss.axis).to(logits.dtype)
+
+
+def predict(loss: Any, logits: Tensor) -> Tensor:
+    """Return the class of the largest score, or 1 where a sigmoid output is above one half."""
+    if loss.activation_name == "sigmoid":
+        torch_plain.check_logits(logits, None)
+        return (logits > 0).to(torch.int64)
+    return logits.argmax(torch_plain.check_logits(logits, loss.axis))
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Return float64 rows with 1 at each label."""
+    if not labels.is_meta:
+        checks.labels(_array(labels.cpu()), num_classes)
+    rows = labels.new_zeros((*labels.shape, num_classes), dtype=torch.float64)
+    return rows.scatter_(-1, labels.unsqueeze(-1).to(torch.int64), 1.0)
+
+
+# Modules ----------------------------------------------------------------------------------------
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+    """`torch.nn.CrossEntropyLoss` computed by crossent: change the import, and that is all.
+
+    Arguments, defaults, attributes, state and layout are torch's: scores (N, C, d1, ...) or (C,),
+    targets class indices of shape (N, d1, ...) or (), or probabilities of the scores' shape. The
+    options after them are those of `crossent.CrossEntropy`. docs/torch.md lists where the results
+    differ from torch's, and why.
+
+    Parameters
+    ----------
+    weight : tensor (C,), optional
+        Weights >= 0 of the classes.
+    ignore_index : int, default -100
+        Rows whose class index is this one take no part.
+    reduction : {"mean", "sum", "none", "batchmean"}
+        "mean" divides by the weight of the targets that take part.
+    label_smoothing : float in [0, 1], default 0
+        The share of the target that is spread over all classes.
+    z_loss : float >= 0, default 0
+        Adds z_loss * logsumexp^2.
+    softcap : float > 0, optional
+        Bounds the scores to (-softcap, softcap).
+    temperature : float > 0, default 1
+        Divides the scores.
+    size_average, reduce : bool, optional
+        Deprecated by torch; they override reduction.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from crossent.torch import CrossEntropyLoss
+    >>> logits = torch.tensor([[2.0, 1.0, 0.1]], requires_grad=True)
+    >>> loss = CrossEntropyLoss()(logits, torch.tensor([0]))
+    >>> loss.backward()
+    >>> print(f"{loss.item():.4f}", [round(g, 4) for g in logits.grad[0].tolist()])
+    0.4170 [-0.341, 0.2424, 0.0986]
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        self.z_loss, self.softcap, self.temperature = z_loss, softcap, temperature
+        self._loss(axis=1)  # raises what is wrong with an option now
+
+    def _loss(self, axis: int) -> losses.CrossEntropy:
+        """Return the options as they are now: attributes of a module may be set."""
+        return losses.CrossEntropy(
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+            softcap=self.softcap,
+            temperature=self.temperature,
+            reduction=self.reduction,
+            axis=axis,
+        )
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        sample_weight: Tensor | None = None,
+        normalizer: float | None = None,
+    ) -> Tensor:
+        """Return the loss in nats; see `crossent.CrossEntropy` for the last two arguments."""
+        loss = self._loss(axis=min(1, input.ndim - 1))
+        return _evaluate(loss, input, target, sample_weight, normalizer, self.weight)
+
+
+class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
+    """`torch.nn.BCEWithLogitsLoss` computed by crossent: change the import, and that is all.
+
+    Arguments, defaults, attributes and state are torch's: scores of any shape, targets in [0, 1]
+    of the same shape. docs/torch.md lists where the results differ from torch's, and why.
+
+    Parameters
+    ----------
+    weight : tensor that broadcasts to the scores, optional
+        Factors >= 0 of the losses. As in torch, "mean" divides by the number of losses whatever
+        the factors; `sample_weight` of a call is what makes a weighted mean.
+    reduction : {"mean", "sum", "none", "batchmean"}
+        "batchmean" divides by the number of samples, the outputs of each being on the last axis.
+    pos_weight : tensor that broadcasts to the scores, optional
+        Factors >= 0 of the first term: what missing a positive costs.
+    label_smoothing : float in [0, 1], default 0
+        alpha: y becomes (1 - alpha) y + alpha / 2.
+    size_average, reduce : bool, optional
+        Deprecated by torch; they override reduction.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from crossent.torch import BCEWithLogitsLoss
+    >>> loss = BCEWithLogitsLoss()(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0]))
+    >>> print(f"{loss.item():.4f}")
+    1.4100
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        pos_weight: Tensor | None = None,
+        *,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(weight, size_average, reduce, reduction, pos_weight)
+        self.label_smoothing = label_smoothing
+        self._loss()  # raises what is wrong with an option now
+
+    def _loss(self) -> losses.BinaryCrossEntropy:
+        """Return the options as they are now: attributes of a module may be set."""
+        return losses.BinaryCrossEntropy(
+            label_smoothing=self.label_smoothing, reduction=self.reduction
+        )
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        sample_weight: Tensor | None = None,
+        normalizer: float | None = None,
+    ) -> Tensor:
+        """Return the loss in nats; see `crossent.BinaryCrossEntropy` for the last two arguments."""
+        pos_weight = self.pos_weight
+        if pos_weight is not None and pos_weight.numel() > 1 and input.ndim == 1:
+            w = None if sample_weight is None else sample_weight[None]
+            return self.forward(input[None], target[None], w, normalizer).squeeze(0)
+        if self.weight is not None:
+            if sample_weight is not None:
+                raise ValueError(
+                    "sample_weight is given, but this loss has a weight; only one of them may be"
+                )
+            sample_weight = _expanded("weight", self.weight, input)
+            if normalizer is None and input.numel() and self.reduction in ("mean", "batchmean"):
+                outputs = input.shape[-1] if input.ndim > 1 else 1
+                normalizer = input.numel() / (1 if self.reduction == "mean" else outputs)
+        if pos_weight is not None:
+            pos_weight = _per_output(pos_weight, input)
+        return _evaluate(self._loss(), input, target, sample_weight, normalizer, pos_weight)
+
+
+def _expanded(name: str, weights: Tensor, input: Tensor) -> Tensor:
+    lead = input.ndim - weights.ndim
+    pairs = zip(weights.shape, input.shape[max(lead, 0) :], strict=False)
+    if lead < 0 or any(have not in (1, want) for have, want in pairs):
+        raise ValueError(
+            f"{name} has shape {tuple(weights.shape)}; it must broadcast to the shape of input, "
+            f"{tuple(input.shape)}"
+        )
+    return weights.expand(input.shape)
+
+
+def _per_output(pos_weight: Tensor, input: Tensor) -> Tensor:
+    """Return one weight, or one per output on the last axis; else one for every score."""
+    expanded = _expanded("pos_weight", pos_weight, input)
+    if pos_weight.numel() == 1:
+        return pos_weight.reshape(1)
+    return pos_weight if pos_weight.shape == input.shape[-1:] else expanded
