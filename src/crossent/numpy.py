@@ -72,7 +72,8 @@ class Problem:
             out = slopes if gradient is None else slopes[start:stop]
             self.kernel(start, stop, scale, part, out, sums)
 
-        totals = sum_over_rows(work, *self.logits.shape, width=4)
+        rows, classes = self.logits.shape
+        totals = sum_over_rows(work, rows, classes, width=4)
         return totals[:2] + totals[2:]  # the kernels keep what rounding loses apart
 
 

@@ -392,7 +392,7 @@ def mass_rows(
     gradient: Any,
     sums: Any,
 ) -> None:
-    """Do what `hard_rows` does for masses gain * c + base, and add the z-losses to sums[1] and sums[3].
+    """Do what `hard_rows` does for masses gain * c + base; z-losses go to sums[1] and sums[3].
 
     c are class indices (N,) or masses (N, C); gain and base are one number or one per class, gain
     None for masses taken as they are. softcap is None or a number, sharpness 1 / temperature.
