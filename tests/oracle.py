@@ -89,6 +89,8 @@ def cross_entropy(s: list[Any], t: list[Any], n: list[int], z_loss: Any) -> tupl
 
 def two_term(s: list[Any], c: list[Any], n: list[int]) -> tuple[Any, ...]:
     p = softmax(s, n)
+    if sum(n) == 2 and 1 in p:  # the limit: ln(1 - p) of one class is ln p of the other
+        return cross_entropy(s, [1 + 2 * cj - sum(c) for cj in c], n, mpf(0))
     pairs = list(zip(p, c, strict=True))
     loss = -add((x_log_y(cj, pj) + x_log_y(1 - cj, 1 - pj) for pj, cj in pairs), n)
     odds = [x_over_y((1 - cj) * pj, 1 - pj) for pj, cj in pairs]  # u = odds - c
@@ -205,7 +207,8 @@ def truth(
         if vector is None:
             return here
         step = exactly(vector) * STEP
-        up, down = (evaluate(name, options, z + sign * step, *rest) for sign in (1, -1))
+        points = (np.asarray(z + sign * step, object) for sign in (1, -1))
+        up, down = (evaluate(name, options, point, *rest) for point in points)
         return replace(here, product=(up.gradient - down.gradient) / (2 * STEP))
 
 
@@ -216,7 +219,7 @@ def evaluate(
     layout = Layout(z.shape, (-1 if sigmoid else options.get("axis", -1)), sigmoid)
     rows, (c, weight) = layout.rows(z), target_rows(options, targets, layout)
     if sample_weight is not None:
-        weight = weight * exactly(sample_weight).reshape(layout.count, -1)
+        weight = weight * exactly(sample_weight).reshape(layout.count, -1 if layout.count else 1)
     factor = "pos_weight" if sigmoid else "class_weight"
     of_class = np.broadcast_to(exactly(options.get(factor) or [1.0]), layout.classes)
     parts = [

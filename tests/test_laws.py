@@ -1,6 +1,7 @@
 """Laws that hold for every case of the table, and laws of single losses, whatever the numbers."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from mpmath import mp, mpf
 
 import crossent
 import oracle
-from cases import CASES, Case
+from cases import CASES, VARIANTS, WIDE, Case
 from rows import LOSSES
 
 BOUND = {"float16": 1.0, "bfloat16": 1.0, "float32": 4.0, "float64": 8.0}
@@ -92,6 +93,7 @@ def test_value_alone_is_the_same(case: Case) -> None:
     assert bits(loss_of(case)(z, targets, weight, case.normalizer)) == bits(run(case)[0])
 
 
+@pytest.mark.parametrize("case", WIDE, ids=str)
 def test_function_is_the_class(case: Case) -> None:
     z, targets, weight = case.arrays()
     function = getattr(crossent, case.loss)
@@ -99,8 +101,9 @@ def test_function_is_the_class(case: Case) -> None:
     assert bits(value) == bits(run(case)[0])
 
 
+@pytest.mark.parametrize("case", [case for case in VARIANTS if case.layout != "C"], ids=str)
 def test_layout_changes_no_bit(case: Case) -> None:
-    plain = Case(**{**vars(case), "layout": "C"})
+    plain = replace(case, layout="C")
     assert tuple(map(bits, run(case))) == tuple(map(bits, run(plain)))
 
 
@@ -132,6 +135,7 @@ def test_gradients_of_reductions_differ_by_the_divisor(case: Case) -> None:
         )
 
 
+@pytest.mark.parametrize("case", WIDE, ids=str)
 def test_chunks_make_the_whole(case: Case) -> None:
     z, targets, weight = case.arrays()
     if z.ndim < 2 or case.options.get("axis", -1) not in (-1, z.ndim - 1):
@@ -156,14 +160,18 @@ def test_chunks_make_the_whole(case: Case) -> None:
     assert bits(np.concatenate([g for _, g in chunks])) == bits(gradient)
 
 
+@pytest.mark.parametrize("case", WIDE, ids=str)
 def test_hessian_product_is_true(case: Case) -> None:
+    """Relative to the largest of its row, as a product is a sum of terms of either sign."""
     z, targets, weight = case.arrays()
-    if z.size > 1000:
-        pytest.skip("the oracle takes long")
+    if z.size > 60:
+        z, targets, weight = (None if a is None else a[:1] for a in (z, targets, weight))
     vector = np.cos(np.arange(z.size)).reshape(z.shape)
-    product = loss_of(case).hvp(z, targets, vector, weight, case.normalizer)
-    true = oracle.truth(
-        case.loss, case.options, z, targets, weight, case.normalizer, vector=vector
-    ).product
-    assert (product.dtype, product.shape) == (z.dtype.newbyteorder("="), z.shape)
-    np.testing.assert_array_equal(np.isnan(product), [mp.isnan(x) for x in true.flat])
+    rest = (weight, case.normalizer)
+    product = loss_of(case).hvp(z, targets, vector, *rest)
+    true = oracle.truth(case.loss, case.options, z, targets, *rest, vector=vector).product
+    assert (product.dtype, product.shape) == (z.dtype, z.shape)
+    missing = np.array([mp.isnan(x) for x in true.flat]).reshape(true.shape)
+    np.testing.assert_array_equal(np.isnan(product), missing)
+    largest = np.max(np.abs(true[~missing]), initial=mpf(0))
+    assert oracle.ulps(product[~missing], true[~missing], largest).max(initial=0) <= 64

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 REDUCTIONS = ("none", "sum", "mean", "batchmean")
 HALF_TYPES = ("float16", "bfloat16")
-SUM_TOLERANCE = 1e-4  # rows of probabilities are often rounded on their way to us
+SUM_TOLERANCE = {"float16": 1e-2, "bfloat16": 1e-1}  # probabilities come to us rounded
+OTHER_SUM_TOLERANCE = 1e-4
 
 
 # Options ----------------------------------------------------------------------------------------
@@ -40,6 +41,8 @@ def whole_number(name: str, value: object) -> int:
     """Return value as an int if it is a whole number, else raise TypeError."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; it must be an integer")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} is {value}; it must be an integer of at most 64 bits")
     return int(value)
 
 
@@ -59,17 +62,26 @@ def weights_option(name: str, value: Any) -> tuple[float, ...] | None:
 
 def as_float64(name: str, value: Any) -> NDArray[np.float64]:
     """Return value as a float64 array, or say why that cannot be."""
+    array = _as_array(name, value)
+    if array.dtype.kind not in "biuf" and array.dtype.name not in HALF_TYPES:
+        raise TypeError(f"{name} is {_brief(value)}; it must hold numbers")
+    return array.astype(np.float64, copy=False)
+
+
+def _as_array(name: str, value: Any) -> Array:
+    """Return value as an array in this machine's byte order."""
     try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
         raise TypeError(f"{name} is {_brief(value)}; it must hold numbers") from None
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def logits(value: Any, name: str = "logits") -> Array:
     """Return scores as a floating array: lists become float64, arrays keep their type."""
     if not hasattr(value, "dtype"):
         return as_float64(name, value)
-    array = np.asarray(value)
+    array = _as_array(name, value)
     if array.dtype.name not in ("float32", "float64", *HALF_TYPES):
         raise TypeError(
             f"{name} has dtype {array.dtype}; it must be float16, bfloat16, float32 or float64"
@@ -81,6 +93,7 @@ def axis(value: int, ndim: int) -> int:
     """Return the class axis counted from 0."""
     if ndim == 0:
         raise ValueError("logits is a single number; it needs an axis of classes")
+    value = whole_number("axis", value)
     if not -ndim <= value < ndim:
         raise ValueError(
             f"axis is {value}, but logits has {ndim} axes; it must be in [{-ndim}, {ndim - 1}]"
@@ -96,7 +109,7 @@ def classes(count: int) -> None:
 
 def targets(value: Any, logits_shape: tuple[int, ...], axis: int) -> Array:
     """Return softmax targets: integer indices (rows' shape) or probabilities (logits' shape)."""
-    array = np.asarray(value)
+    array = _as_array("targets", value)
     row_shape = logits_shape[:axis] + logits_shape[axis + 1 :]
     if array.dtype.kind in "iu" or (array.size == 0 and array.shape == row_shape):
         if array.shape != row_shape:
@@ -104,7 +117,7 @@ def targets(value: Any, logits_shape: tuple[int, ...], axis: int) -> Array:
                 f"targets has shape {array.shape}, but logits has shape {logits_shape} with "
                 f"classes on axis {axis}; class indices must have shape {row_shape}"
             )
-        return array.astype(np.int64, copy=False)
+        return _signed(array, logits_shape[axis])
     probabilities = _probability_type(array, "class indices")
     if array.shape != logits_shape:
         raise ValueError(
@@ -114,9 +127,19 @@ def targets(value: Any, logits_shape: tuple[int, ...], axis: int) -> Array:
     return probabilities
 
 
+def _signed(indices: Array, classes: int) -> NDArray[np.int64]:
+    """Return indices as int64; a uint64 beyond it would come out as another, negative index."""
+    if indices.dtype == np.uint64 and (indices >> 63).any():
+        position = _position(indices >> 63 == 1)
+        raise ValueError(
+            f"targets{position} is {indices[position]}; a class index must be in [0, {classes - 1}]"
+        )
+    return indices.astype(np.int64, copy=False)
+
+
 def binary_targets(value: Any, logits_shape: tuple[int, ...]) -> Array:
     """Return sigmoid targets: 0 and 1, or probabilities, of the logits' shape."""
-    array = np.asarray(value)
+    array = _as_array("targets", value)
     if array.dtype.kind not in "iub":
         array = _probability_type(array, "0 and 1")
     if array.shape != logits_shape:
@@ -207,41 +230,44 @@ def vector(value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return array
 
 
-def probabilities(value: Any, axis: int | None, name: str = "probabilities") -> Array:
-    """Return probabilities in [0, 1]; along the axis, if one is given, they must sum to 1."""
-    array = logits(value, name).astype(np.float64)
-    if not ((array >= 0) & (array <= 1)).all():
-        raise bad_probability(array, name)
+def probabilities(value: Array, axis: int | None, part: Array) -> None:
+    """Raise unless what takes part is in [0, 1], and sums to 1 along the axis, if one is given."""
+    if not (((value >= 0) & (value <= 1)) | ~part).all():
+        raise bad_probability(value, "probabilities", part)
     if axis is not None:
-        _sums_to_one(array.sum(axis=axis), name)
-    return array
+        _sums_to_one(value, value.dtype.name, axis, part, "probabilities")
 
 
-def log_probabilities(value: Any, axis: int | None) -> Array:
-    """Return logarithms of probabilities, at most 0; along the axis their exp must sum to 1."""
-    name = "log_probabilities"
-    array = logits(value, name).astype(np.float64)
-    if not (array <= 0).all():
-        position = _position(~(array <= 0))
-        raise ValueError(f"{name}{position} is {array[position]}; it must be at most 0")
+def log_probabilities(value: Array, axis: int | None, part: Array) -> None:
+    """Raise unless what takes part is at most 0, and its exp sums to 1 along the axis."""
+    wrong = ~(value <= 0) & part
+    if wrong.any():
+        position = _position(wrong)
+        raise ValueError(f"log_probabilities{position} is {value[position]}; it must be at most 0")
     if axis is not None:
-        _sums_to_one(np.exp(array).sum(axis=axis), f"exp of {name}")
-    return array
+        given = np.exp(value.astype(np.float64))
+        _sums_to_one(given, value.dtype.name, axis, part, "exp of log_probabilities")
 
 
-def _sums_to_one(sums: Array, name: str) -> None:
-    wrong = np.abs(sums - 1) > SUM_TOLERANCE
+def _sums_to_one(given: Array, dtype: str, axis: int, part: Array, name: str) -> None:
+    tolerance = SUM_TOLERANCE.get(dtype, OTHER_SUM_TOLERANCE)
+    sums = given.astype(np.float64).sum(axis=axis)
+    wrong = ~(np.abs(sums - 1) <= tolerance) & part.any(axis=axis)
     if wrong.any():
         position = _position(wrong)
         row = f" in row {position}" if position else ""
         raise ValueError(
-            f"{name}{row} sums to {sums[position]}; it must sum to 1 (to {SUM_TOLERANCE:g})"
+            f"{name}{row} sums to {sums[position]}; it must sum to 1 (to {tolerance:g})"
         )
 
 
 def labels(value: Any, num_classes: int) -> Array:
     """Return class indices in [0, num_classes)."""
-    array = np.asarray(value)
+    if whole_number("num_classes", num_classes) < 1:
+        raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
+    array = _as_array("labels", value)
+    if array.size == 0:
+        return array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"labels has dtype {array.dtype}; it must be integer")
     outside = (array < 0) | (array >= num_classes)

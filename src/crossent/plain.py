@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossent import checks, reference
-from crossent.numpy import Array, Problem, divide_by, prepare, result_type
+from crossent.numpy import (
+    Array,
+    Problem,
+    divide_by,
+    logsumexp,
+    prepare,
+    result_type,
+    sigmoid,
+    softmax,
+)
 
 Float64 = NDArray[np.float64]
 
@@ -31,7 +40,8 @@ class ChainRule:
     dp_ds : array, (..., C, C) for softmax, shape of the logits for sigmoid
         Derivative of the outputs in the logits: the full Jacobian, or sigma' output by output.
     dE_ds : array, shape of the logits
-        Their product: the derivative of the error in the logits.
+        Their product: the derivative of the error in the logits. NaN where an output that has a
+        target underflows to 0, so that its dE_dp is infinite; `value_and_grad` knows it there too.
     """
 
     p: Float64
@@ -63,10 +73,11 @@ def _column(weights: Array) -> Any:
     return (weights if weights.ndim == 2 else weights[:, None]) if weights.size else 1.0
 
 
-def _back(problem: Problem, rows: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Return (N, C) in the shape of the logits."""
+def _back(problem: Problem, rows: Array, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return (N, C) in the shape of the logits; a NumPy number if that is a single one."""
     moved = shape[: problem.axis] + shape[problem.axis + 1 :] + shape[problem.axis :][:1]
-    return np.moveaxis(rows.reshape(moved), -1, problem.axis).astype(dtype) if shape else rows[0, 0]
+    array = rows.astype(dtype).reshape(moved)
+    return np.moveaxis(array, -1, problem.axis) if shape else array[()]
 
 
 # Hessian times vector ---------------------------------------------------------------------------
@@ -91,19 +102,24 @@ def hvp(
         )
     if problem.weights.size:
         product = np.where(_column(problem.weights) == 0, 0.0, product)
-    return _back(problem, product, logits.shape, logits.dtype)
+    result: Array = _back(problem, product, logits.shape, logits.dtype)
+    return result
 
 
 def _cross_entropy_product(loss: Any, problem: Problem, v: Float64) -> Float64:
     """H v = s' [k (p u - p (p . u)) + 2 zeta (p . u) p] + dE/ds s'' v, with u = s' v."""
     t = _masses(loss, problem)
     s, slope, curvature = _scores(loss, problem.logits)
-    p, lse = reference.softmax(s), reference.logsumexp(s)[:, None]
-    whole = t.sum(axis=1, keepdims=True) + 2 * loss.z_loss * lse
-    u = slope * v
-    inner = (p * u).sum(axis=1, keepdims=True)
-    product = whole * p * (u - inner) + 2 * loss.z_loss * inner * p
-    return np.asarray(slope * product + (whole * p - t) * curvature * v)
+    p, u = softmax(s), slope * v
+    from_lse = 2 * loss.z_loss * logsumexp(s)[:, None] if loss.z_loss else 0.0
+    relative = u - np.take_along_axis(u, _winner(p), axis=1)  # so that a winner cancels nothing
+    change = p * (relative - (p * relative).sum(axis=1, keepdims=True))
+    product = (t.sum(axis=1, keepdims=True) + from_lse) * change
+    if loss.z_loss:
+        product += 2 * loss.z_loss * (p * u).sum(axis=1, keepdims=True) * p
+    if loss.softcap is None:
+        return np.asarray(slope * product)
+    return np.asarray(slope * product + (_difference(t, p) + from_lse * p) * curvature * v)
 
 
 def _scores(loss: Any, logits: Array) -> tuple[Float64, Any, Any]:
@@ -111,46 +127,76 @@ def _scores(loss: Any, logits: Array) -> tuple[Float64, Any, Any]:
     s = reference.scores(logits, loss.softcap, loss.temperature)
     if loss.softcap is None:
         return s, 1.0 / loss.temperature, 0.0
-    h = np.tanh(logits.astype(np.float64) / loss.softcap)
-    slope = (1 - h * h) / loss.temperature
-    return s, slope, -2 * h * slope / loss.softcap
+    z = logits.astype(np.float64) / loss.softcap
+    slope = 4 * sigmoid(2 * z) * sigmoid(-2 * z) / loss.temperature  # 1 - tanh^2, where that is 0
+    return s, slope, -2 * np.tanh(z) * slope / loss.softcap
 
 
-def _two_term_product(loss: Any, problem: Problem, v: Float64) -> Float64:
-    """Differentiate g = u - p sum u along v, with p' = p (v - p . v)."""
-    c = _masses(loss, problem)
-    p = reference.softmax(problem.logits)
-    q = _complement(p)
-    u = (p - c) / q
-    p_dot = p * (v - (p * v).sum(axis=1, keepdims=True))
-    u_dot = p_dot * (1 - c) / q**2
-    total, total_dot = u.sum(axis=1, keepdims=True), u_dot.sum(axis=1, keepdims=True)
-    return np.asarray(u_dot - p_dot * total - p * total_dot)
+def _winner(p: Float64) -> Any:
+    """Return the class of the largest p, (N, 1)."""
+    return p.argmax(axis=1)[:, None]
 
 
 def _complement(p: Float64) -> Float64:
     """Return 1 - p, the winner's as the sum of the others."""
-    q = 1 - p
-    winner = p.argmax(axis=1)[:, None]
+    q, winner = 1 - p, _winner(p)
     others = np.where(np.arange(p.shape[1]) == winner, 0.0, p).sum(axis=1, keepdims=True)
     np.put_along_axis(q, winner, others, axis=1)
     return q
 
 
+def _difference(t: Float64, p: Float64) -> Float64:
+    """Return (sum t) p - t = p (sum of the other t) - t (1 - p)."""
+    wins = np.arange(p.shape[1]) == _winner(p)
+    rest = np.where(wins, 0.0, t).sum(axis=1, keepdims=True)
+    winner = p * rest - t * _complement(p)
+    return np.asarray(np.where(wins, winner, p * t.sum(axis=1, keepdims=True) - t))
+
+
+def _two_term_product(loss: Any, problem: Problem, v: Float64) -> Float64:
+    """Differentiate E = sum c_j (lse - s_j) + sum (1 - c_j) (lse - lse of all classes but j).
+
+    The Hessian of a logsumexp times v is p (v - p . v), over all classes or over all but j, where
+    the mean of v is m_j. What is left of the difference is summed apart for the winner w, whose
+    1 - p may be too small to divide by: r is the softmax without it.
+    """
+    c = _masses(loss, problem)
+    s = problem.logits.astype(np.float64)
+    p = softmax(s)
+    w = _winner(p)
+    wins = np.arange(p.shape[1]) == w
+    q, r = _complement(p), softmax(np.where(wins, -np.inf, s))
+    r = np.where(np.isnan(r), 0.0, r)  # all others are -inf; a NaN of the row is in p as well
+    mean = ((p * v).sum(axis=1, keepdims=True) - p * v) / q
+    mean = np.where(wins, np.where(wins, 0.0, r * v).sum(axis=1, keepdims=True), mean)
+    odds = np.where(wins, 0.0, (1 - c) * p / q)
+    pull = np.where(wins, 0.0, (1 - c) * p * (mean - v)) + odds * mean
+    others = pull.sum(axis=1, keepdims=True) - pull
+    others -= (odds.sum(axis=1, keepdims=True) - odds) * v
+    own = (c.sum(axis=1, keepdims=True) + 1 - c) * q * (v - mean)
+    c_w, p_w, v_w, mean_w = (np.take_along_axis(a, w, axis=1) for a in (c, p, v, mean))
+    far = (1 - c_w) * p_w * (p * (mean_w - v_w) + r * (mean_w - v))
+    return np.asarray(p * (own + others) + np.where(wins, 0.0, far))
+
+
 def _binary_product(loss: Any, problem: Problem, v: Float64) -> Float64:
     """H v = (a + b) sigma' v for masses a on 1 and b on 0."""
     a, b = _binary_masses(loss, problem)
-    return np.asarray((a + b) * _sigma_prime(problem.logits) * v)
+    up, down = _both_sigmoids(problem.logits)
+    return np.asarray((a + b) * up * down * v)
 
 
 def _quadratic_product(loss: Any, problem: Problem, v: Float64) -> Float64:
     """H v = sigma' (sigma' + (a - y) (1 - 2 a)) v."""
-    a, slope = reference.sigmoid(problem.logits), _sigma_prime(problem.logits)
-    return np.asarray(slope * (slope + (a - problem.targets) * (1 - 2 * a)) * v)
+    up, down = _both_sigmoids(problem.logits)
+    error = (1 - problem.targets) * up - problem.targets * down
+    return np.asarray(up * down * (up * down + error * (down - up)) * v)
 
 
-def _sigma_prime(z: Array) -> Float64:
-    return reference.sigmoid(z) * reference.sigmoid(-z)
+def _both_sigmoids(z: Array) -> tuple[Float64, Float64]:
+    """Return sigmoid(z) and sigmoid(-z) = 1 - sigmoid(z) in float64."""
+    z = z.astype(np.float64)
+    return sigmoid(z), sigmoid(-z)
 
 
 _PRODUCTS = {
@@ -170,14 +216,19 @@ def from_probabilities(
     """Return the reduced loss of given outputs (or their logarithms), nothing clipped."""
     checks.acts_on_logits(**loss.logit_options)
     given = checks.logits(p, "log_probabilities" if logarithms else "probabilities")
-    softmax = loss.activation_name == "softmax"
-    axis = checks.axis(loss.axis, given.ndim) if softmax else None
+    problem = prepare(loss, given.astype(np.float64), targets, sample_weight)
     check = checks.log_probabilities if logarithms else checks.probabilities
-    problem = prepare(loss, check(given, axis), targets, sample_weight)
+    check(given, *_axis_and_part(loss, problem, given.shape))
     with np.errstate(divide="ignore", invalid="ignore"):
         log_p = problem.logits if logarithms else np.log(problem.logits)
         errors = _errors(loss, problem, log_p, None if logarithms else problem.logits)
     return _reduce(loss, problem, errors, normalizer, result_type(given.dtype))
+
+
+def _axis_and_part(loss: Any, problem: Problem, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Return the axis that must sum to 1, if there is one, and which entries take part."""
+    part = np.broadcast_to(_column(problem.weights) != 0, problem.logits.shape)
+    return (problem.axis if problem.flat_losses else None), _back(problem, part, shape, bool)
 
 
 def _errors(loss: Any, problem: Problem, log_p: Float64, p: Float64 | None) -> Float64:
@@ -233,7 +284,10 @@ def chain_rule(loss: Any, logits: Any, targets: Any) -> ChainRule:
     logits = checks.logits(logits)
     problem = prepare(loss, logits, targets, None)
     links = _softmax_links if loss.activation_name == "softmax" else _sigmoid_links
-    p, dE_dp, dp_ds, dE_ds = links(loss, problem)
+    with np.errstate(invalid="ignore"):  # where p underflows to 0, dE/dp dp/ds is inf times 0
+        p, dE_dp, dp_ds, dE_ds = links(loss, problem)
+    if problem.weights.size:  # ignored rows have no error
+        dE_dp, dE_ds = (np.where(_column(problem.weights) == 0, 0.0, a) for a in (dE_dp, dE_ds))
     back = [_back(problem, rows, logits.shape, np.float64) for rows in (p, dE_dp, dE_ds)]
     if loss.activation_name == "softmax":
         rows = problem.losses_shape
@@ -244,19 +298,22 @@ def chain_rule(loss: Any, logits: Any, targets: Any) -> ChainRule:
 def _softmax_links(loss: Any, problem: Problem) -> tuple[Float64, Float64, Float64, Float64]:
     c = _masses(loss, problem)
     s, slope, _ = _scores(loss, problem.logits)
-    p = reference.softmax(s)
-    two_terms = loss.name == "softmax_binary_cross_entropy"
-    dE_dp = reference.two_term_dE_dp(p, c) if two_terms else reference.cross_entropy_dE_dp(p, c)
-    dp_ds = reference.softmax_jacobian(p) * np.broadcast_to(slope, p.shape)[:, None, :]
+    p = softmax(s)
+    q, classes = _complement(p), np.arange(p.shape[1])
+    dE_dp = -reference.ratio(c, p)
+    if loss.name == "softmax_binary_cross_entropy":
+        dE_dp = dE_dp + reference.ratio(1 - c, q)
+    dp_ds = reference.softmax_jacobian(p)
+    dp_ds[:, classes, classes] = p * q  # where p rounds to 1 the slope of the winner is not 0
+    dp_ds *= np.broadcast_to(slope, p.shape)[:, None, :]
     return p, dE_dp, dp_ds, reference.chain(dE_dp, dp_ds)
 
 
 def _sigmoid_links(loss: Any, problem: Problem) -> tuple[Float64, Float64, Float64, Float64]:
-    a = reference.sigmoid(problem.logits)
+    up, down = _both_sigmoids(problem.logits)
     if loss.name == "quadratic_cost":
-        dE_da = reference.quadratic_cost_dE_da(a, problem.targets)
+        dE_da = (1 - problem.targets) * up - problem.targets * down  # = a - y
     else:
         positive, negative = _binary_masses(loss, problem)
-        dE_da = reference.ratio(negative, 1 - a) - reference.ratio(positive, a)
-    slope = reference.sigmoid_prime(problem.logits)
-    return a, dE_da, slope, dE_da * slope
+        dE_da = reference.ratio(negative, down) - reference.ratio(positive, up)
+    return up, dE_da, up * down, dE_da * (up * down)
