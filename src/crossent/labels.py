@@ -118,7 +118,7 @@ def with_class_weight(
     if isinstance(class_weight, str) and class_weight == "balanced":
         totals = np.bincount(codes, weight, len(classes))
         present = totals > 0
-        per_class = np.divide(totals.sum() / present.sum(), totals, out=totals, where=present)
+        per_class = np.where(present, totals.sum() / present.sum() / np.maximum(totals, 1e-300), 0)
     elif isinstance(class_weight, dict):
         per_class = _named_weights(class_weight, classes)
     else:

@@ -1,8 +1,8 @@
-"""One layer of neurons, z = X W + b, trained on any loss by SciPy's optimisers.
+"""One layer of neurons, z = X W + b: the objective of its training, and what shapes it.
 
-`Objective` is the mean loss over blocks of rows plus a quadratic prior: two matrix products with
-the loss's kernel between them. `Coordinates` make it round, so that few iterations are needed
-whatever the units and correlations of the features. `minimise` hands both to SciPy.
+`Objective` is the mean loss over blocks of rows plus a quadratic `Prior`: two matrix products with
+the loss's kernel between them. `Coordinates` make it round, so that a search takes few iterations
+whatever the units and correlations of the features. `Memory` is a prior made of earlier rows.
 
 Letters: n rows, D features, J outputs. Parameters are one array (D + 1, J): the weights W and,
 below them, the scores c at the origin m of the features: z = (X - m) W + c. The features are never
@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import cholesky, lapack, solve_triangular
-from scipy.optimize import OptimizeResult, minimize
 from threadpoolctl import ThreadpoolController  # scikit-learn brings it
 
 from crossent.threads import CHUNK, sum_over_rows
@@ -33,9 +32,6 @@ BLOCK_BYTES = 2 << 20  # of features: still in the cache when the second product
 WHITEN_UP_TO = 1024  # features: beyond, a D x D matrix costs more than the iterations it saves
 ROWS_PER_FEATURE = 10  # rows that are looked at to find the shape of the features
 JITTER = 1e-6  # of a variance: what float32 cannot tell from 0
-HISTORY = 10  # pairs of vectors that L-BFGS keeps
-FIRST_RADIUS, LAST_RADIUS = 3.0, 1e8  # of the trust region, in the scores' own unit
-MAX_REFUSED = 12  # steps in a row: one 4^12 times shorter gains nothing either
 
 
 # The objective ----------------------------------------------------------------------------------
@@ -167,6 +163,22 @@ def scores_of(features: Any, weights: Float64, bias: Float64) -> Array:
     scores = np.asarray(features @ weights.astype(features.dtype, copy=False))
     scores += bias.astype(features.dtype, copy=False)
     return scores
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS to one thread for a while: blocks have threads of their own.
+
+    NumPy and SciPy may each bring a BLAS whose idle threads keep a processor busy, and small
+    products were seen to take 40 times as long for it.
+    """
+    with _libraries().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _libraries() -> Any:
+    return ThreadpoolController()
 
 
 # Coordinates ------------------------------------------------------------------------------------
@@ -334,157 +346,3 @@ class Memory:
         seen = np.vstack([_squares(features, self.origin, curved), curved.sum(axis=0)])
         share = weight / row_weight.sum() if row_weight.any() else 0.0
         return Memory(self.origin, self.scale, self.curvature + share * seen, self.weight + weight)
-
-
-# The search -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the search stands after an iteration (or, for iteration 0, before the first).
-
-    Attributes
-    ----------
-    iteration : int
-        Iterations made.
-    loss : float
-        Mean cross-entropy of the rows it trains on, in nats, without the prior.
-    objective : float
-        The same with the prior: what is minimised.
-    gradient_norm : float
-        Length of the objective's gradient, in `Coordinates`; compared with tol.
-    coef, intercept : (J, D) and (J,) arrays
-        The layer as it is now, for the features as given.
-    """
-
-    iteration: int
-    loss: float
-    objective: float
-    gradient_norm: float
-    coef: Float64
-    intercept: Float64
-
-
-class Search:
-    """A way down the objective: what SciPy asks and reports, and what is kept of it.
-
-    After `run`: `parameters`, `history` (the objective at the start and after each iteration) and
-    `reason`, why it stopped.
-    """
-
-    def __init__(
-        self,
-        objective: Objective,
-        coordinates: Coordinates,
-        start: Float64,
-        callback: Callable[[Progress], object] | None = None,
-    ) -> None:
-        self.objective, self.coordinates, self.callback = objective, coordinates, callback
-        self.parameters = start
-        self.history: list[float] = []
-        self.reason = ""
-        self._trial = self._accepted = (start, Value(np.inf, np.inf, start), np.inf)
-        self._refused = 0
-
-    @property
-    def iterations(self) -> int:
-        """Return how many iterations were made."""
-        return max(0, len(self.history) - 1)
-
-    def run(self, tol: float, max_iter: int) -> Search:
-        """Search until the gradient's length falls below tol, or for max_iter iterations."""
-        self._tol = tol
-        start = self.coordinates.position(self.parameters).ravel()
-        minimize(
-            self._value_and_grad,
-            start,
-            jac=True,
-            callback=self._after_iteration,
-            **self._method(start.size, max_iter),
-        )
-        self.reason = self.reason or self._why_stopped(max_iter)
-        return self
-
-    def _method(self, size: int, max_iter: int) -> dict[str, Any]:
-        """Return L-BFGS where its history is small beside the features, else Newton-CG.
-
-        The trust region keeps but a few vectors like the parameters, and takes fewer passes over
-        wide sparse features.
-        """
-        if 2 * HISTORY * 8 * size <= sum(
-            _memory(block.features) for block in self.objective.blocks
-        ):
-            options = {"maxcor": HISTORY, "ftol": 0.0, "gtol": 0.0, "maxfun": 10**9}
-            return {"method": "L-BFGS-B", "options": {**options, "maxiter": max_iter}}
-        radius = {"initial_trust_radius": FIRST_RADIUS, "max_trust_radius": LAST_RADIUS}
-        options = {**radius, "gtol": self._tol, "maxiter": max_iter}
-        return {"method": "trust-ncg", "hessp": self._hvp, "options": options}
-
-    def _value_and_grad(self, position: Float64) -> tuple[float, Float64]:
-        parameters = self.coordinates.parameters(position.reshape(self.parameters.shape))
-        value = self.objective.value_and_grad(parameters)
-        gradient = self.coordinates.gradient(value.gradient).ravel()
-        self._trial = parameters, value, float(np.linalg.norm(gradient))
-        if not self.history:
-            self._accept()
-        return value.objective, gradient
-
-    def _hvp(self, position: Float64, vector: Float64) -> Float64:
-        at, along = (
-            self.coordinates.parameters(each.reshape(self.parameters.shape))
-            for each in (position, vector)
-        )
-        return self.coordinates.gradient(self.objective.hvp(at, along)).ravel()
-
-    def _after_iteration(self, intermediate_result: OptimizeResult) -> None:
-        if intermediate_result.fun == self._trial[1].objective:
-            self._refused = 0
-            self._accept()
-        else:
-            self._refused += 1
-            self.history.append(self.history[-1])
-        if self._gradient_norm < self._tol or self._refused >= MAX_REFUSED or self.reason:
-            raise StopIteration
-
-    def _accept(self) -> None:
-        """Keep the last trial, and report it."""
-        self.parameters, value, self._gradient_norm = self._trial
-        self.history.append(value.objective)
-        if self.callback is None:
-            return
-        weights, bias = self.objective.affine(self.parameters)
-        progress = Progress(
-            self.iterations, value.loss, value.objective, self._gradient_norm, weights.T, bias
-        )
-        if self.callback(progress) is True:
-            self.reason = "stopped by the callback"
-
-    def _why_stopped(self, max_iter: int) -> str:
-        if self._gradient_norm < self._tol:
-            return "gradient below tol"
-        if self.iterations >= max_iter:
-            fall = self.history[-2] - self.history[-1]
-            return f"max_iter reached, loss still falling by {fall:.1e} per iteration"
-        return "no further decrease within rounding"
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Keep BLAS to one thread for a while: blocks have threads of their own.
-
-    NumPy and SciPy may each bring a BLAS whose idle threads keep a processor busy, and small
-    products were seen to take 40 times as long for it.
-    """
-    with _libraries().limit(limits=1, user_api="blas"):
-        yield
-
-
-@cache
-def _libraries() -> Any:
-    return ThreadpoolController()
-
-
-def _memory(features: Any) -> int:
-    if sparse.issparse(features):
-        return int(features.data.nbytes + features.indices.nbytes + features.indptr.nbytes)
-    return int(features.nbytes)

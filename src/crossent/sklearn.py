@@ -1,7 +1,7 @@
 """A scikit-learn classifier: one layer of neurons trained by cross-entropy.
 
-What is scikit-learn's lies here: labels, weights, attributes, conventions. The layer and the
-search for its weights are in `crossent.layer`, the errors in `crossent.losses`.
+What is scikit-learn's lies here: options, attributes, conventions. The objective is in
+`crossent.layer`, the way down in `crossent.search`, the errors in `crossent.losses`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 import crossent
 from crossent import checks, labels, layer, separation
 from crossent.layer import Array, Float64
+from crossent.search import Progress, Search
 
 SEPARABLE = "separable: the loss has no minimum"
 
@@ -69,7 +70,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     warm_start : bool, default False
         Start `fit` from the coefficients of the last one, if it had the same classes and features.
     callback : callable, optional
-        Called with a `crossent.layer.Progress` before the first iteration and after each one,
+        Called with a `crossent.search.Progress` before the first iteration and after each one,
         when the estimator predicts with the coefficients it has by then. Training stops when it
         returns True.
 
@@ -128,7 +129,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         tol: float = 1e-4,
         max_iter: int = 1000,
         warm_start: bool = False,
-        callback: Callable[[layer.Progress], object] | None = None,
+        callback: Callable[[Progress], object] | None = None,
     ) -> None:
         self.loss = loss
         self.l2 = l2
@@ -262,7 +263,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         objective = layer.Objective(task.loss, task.blocks(), total, memory.origin, prior)
         coordinates = task.coordinates(memory.origin, prior.precision.mean(axis=1))
         report = None if self.callback is None else self._report
-        search = layer.Search(objective, coordinates, start, report).run(tol, max_iter)
+        search = Search(objective, coordinates, start, report).run(tol, max_iter)
         weights, self.intercept_ = objective.affine(search.parameters)
         self.coef_ = np.ascontiguousarray(weights.T)
         self.n_iter_, self.stop_reason_ = search.iterations, search.reason
@@ -271,7 +272,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self._memory = memory.and_rows(task.loss, task.block, task.total, search.parameters)
         return self
 
-    def _report(self, progress: layer.Progress) -> object:
+    def _report(self, progress: Progress) -> object:
         self.coef_, self.intercept_ = progress.coef, progress.intercept
         return self.callback(progress) if self.callback else None
 

@@ -12,7 +12,7 @@ import click
 from crossent.cli import output
 
 if TYPE_CHECKING:
-    from crossent.layer import Progress
+    from crossent.search import Progress
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 32  # of the curve, in characters
