@@ -127,9 +127,16 @@ def add_up(work: Any, mass: Any, m: Any, sums: Any, partial: Any, lost: Any) -> 
         add_up_few(work[start : start + FOLD], mass[start : start + FOLD], m, partial)
         for k in range(sums.shape[0]):
             add_each_exactly(sums[k], lost[k], partial[k])
-    sums += lost
     for k in range(sums.shape[0]):
+        add_each(sums[k], lost[k])
         fold(sums[k])
+
+
+@device
+def add_each(total: Any, x: Any) -> None:
+    """Add x to total, lane by lane: Numba's own array assignment takes seconds to compile."""
+    for i in range(total.size):
+        total[i] += x[i]
 
 
 @device
@@ -238,9 +245,9 @@ def soft_rows(
     scratch = new_strips(5 if softcap > 0.0 else 4, classes)
     strips = borrowed(scratch)
     work, mass, gain, base = strips[0], strips[1], strips[2], strips[3]
-    lay_out(class_weight * (1.0 - smoothing), gain)
-    lay_out(class_weight * (smoothing / classes), base)
-    mass[:] = base
+    lay_out(class_weight, 1.0 - smoothing, gain)
+    lay_out(class_weight, smoothing / classes, base)
+    lay_out(class_weight, smoothing / classes, mass)
     per_lane = np.full((24, work.shape[1]), 1.0 / temperature)
     lanes = borrowed(per_lane)
     slope = strips[4] if softcap > 0.0 else lanes[:1]
@@ -288,8 +295,8 @@ def add_up_complements(
             complement[i], lost[0, i] = add_exactly(complement[i], lost[0, i], term)
             term = select(wins, 0.0, rest * odds - c[i])
             pull[i], lost[1, i] = add_exactly(pull[i], lost[1, i], term)
-    complement += lost[0]
-    pull += lost[1]
+    add_each(complement, lost[0])
+    add_each(pull, lost[1])
     fold(complement)
     fold(pull)
 
@@ -342,9 +349,9 @@ def two_term_rows(
     scratch = new_strips(4, classes)
     strips = borrowed(scratch)
     work, mass, gain, base = strips[0], strips[1], strips[2], strips[3]
-    lay_out(class_weight * (1.0 - smoothing), gain)
-    lay_out(class_weight * (smoothing / classes), base)
-    mass[:] = base
+    lay_out(class_weight, 1.0 - smoothing, gain)
+    lay_out(class_weight, smoothing / classes, base)
+    lay_out(class_weight, smoothing / classes, mass)
     per_lane = np.ones((28, work.shape[1]))
     lanes = borrowed(per_lane)
     m, loss, complement, weight = lanes[1], lanes[2], lanes[3], lanes[4]
@@ -358,12 +365,13 @@ def two_term_rows(
         load_weights(row_weight, start, stop, weight)
         add_up(work, mass, m, row_sums, partial, lost)
         finish(m, row_sums, weight, scale, 0.0, loss, complement, factors)
-        others[:] = row_sums[LESS] + (row_sums[TIES] - 1.0)
-        total[:] = row_sums[LESS] + row_sums[TIES]
+        for i in range(m.size):
+            others[i] = row_sums[LESS, i] + (row_sums[TIES, i] - 1.0)
+            total[i] = row_sums[LESS, i] + row_sums[TIES, i]
         add_up_complements(work, mass, others, total, complement, pull, lost)
-        complement *= weight
-        loss += complement
-        complement[:] = 0.0
+        for i in range(m.size):
+            loss[i] += complement[i] * weight[i]
+            complement[i] = 0.0
         report(weight, loss, complement, start, stop, losses, sums)
         if gradient.size:
             winner_pull(work, mass, others, winner)
@@ -393,21 +401,46 @@ def softmax_rows(
     for start in range(0, logits.shape[0], step):
         stop = min(start + step, logits.shape[0])
         load_scores(logits[start:stop], work, slope, m, softcap, temperature)
-        scores[:] = work
+        for k in range(work.shape[0]):
+            copy_each(work[k], scores[k])
         add_up(work, mass, m, row_sums, partial, lost)
-        log_total = log1p_each(row_sums[LESS] + (row_sums[TIES] - 1.0))
-        total = row_sums[LESS] + row_sums[TIES]
+        log_total, total = partial[0], partial[1]
+        for i in range(m.size):
+            log_total[i] = log1p(row_sums[LESS, i] + (row_sums[TIES, i] - 1.0))
+            total[i] = row_sums[LESS, i] + row_sums[TIES, i]
         for i in range(stop - start):
             infinite = softcap == 0.0 and largest_of(logits[start + i]) == np.inf
             lse[start + i] = np.inf if infinite else m[i] + log_total[i]
         if out.size:
-            if logarithm:
-                work[:] = (scores - m) - log_total
-            else:
-                work /= total
+            for k in range(work.shape[0]):
+                if logarithm:
+                    take_logarithm(scores[k], m, log_total, work[k])
+                else:
+                    divide_each(work[k], total)
             store(work, out[start:stop])
     keep(scratch)
     keep(per_lane)
+
+
+@device
+def copy_each(source: Any, target: Any) -> None:
+    """Copy, lane by lane."""
+    for i in range(target.size):
+        target[i] = source[i]
+
+
+@device
+def divide_each(values: Any, divisor: Any) -> None:
+    """Divide, lane by lane."""
+    for i in range(values.size):
+        values[i] /= divisor[i]
+
+
+@device
+def take_logarithm(scores: Any, m: Any, log_total: Any, out: Any) -> None:
+    """Store ln p = (s - m) - ln(total), lane by lane."""
+    for i in range(out.size):
+        out[i] = (scores[i] - m[i]) - log_total[i]
 
 
 @device
@@ -417,12 +450,3 @@ def largest_of(row: Any) -> Any:
     for j in range(row.size):
         m = maximum(m, F64(read(row[j])))
     return m
-
-
-@device
-def log1p_each(values: Any) -> Any:
-    """Return log1p of every value."""
-    result = np.empty(values.size)
-    for i in range(values.size):
-        result[i] = log1p(values[i])
-    return result

@@ -60,13 +60,15 @@ def store(strip: Any, rows: Any) -> None:
 
 
 @device
-def lay_out(per_class: Any, strip: Any) -> None:
-    """Give every row of the strip the same entries, one per class."""
+def lay_out(per_class: Any, factor: Any, strip: Any) -> None:
+    """Give every row of the strip the same entries, one per class, times factor."""
     if strip.shape[1] == TILE:
         for j in range(per_class.size):
-            strip[j, :] = per_class[j]
+            strip[j, :] = per_class[j] * factor
     else:
-        strip.reshape(strip.size)[: per_class.size] = per_class
+        flat = strip.reshape(strip.size)
+        for j in range(per_class.size):
+            flat[j] = per_class[j] * factor
 
 
 @device

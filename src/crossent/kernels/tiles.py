@@ -75,23 +75,24 @@ def finish_tile(m: Any, score: Any, others: Any, losses: Any, total: Any) -> Non
 def scale_tile(work: Any, total: Any, factor: Any, flat: Any) -> None:
     """Write work times total; totals too small for work's type are kept in float64."""
     tiny = 0
+    lower = lowering(work)
     for i in range(flat.size // work.shape[0]):
-        factor[i] = total[i] * lowering(work)
-        tiny += 0.0 < magnitude(total[i]) * lowering(work) < TINY
+        factor[i] = total[i] * lower
+        tiny += 0.0 < magnitude(total[i]) * lower < TINY
     if tiny:
-        write_tile(work, total * lowering(work), flat)
+        write_tile(work, total, lower, flat)
     else:
-        write_tile(work, factor, flat)
+        write_tile(work, factor, work.dtype.type(1.0), flat)
 
 
 @device
-def write_tile(work: Any, factor: Any, flat: Any) -> None:
-    """Turn columns of work back into rows of the gradient, each times its factor."""
+def write_tile(work: Any, factor: Any, lower: Any, flat: Any) -> None:
+    """Turn columns of work back into rows of the gradient, each times its factor and lower."""
     classes = np.uint64(work.shape[0])  # unsigned: a sign check on the index would stop vectors
     for j in range(work.shape[0]):
         turned = work[j]
         for i in range(flat.size // work.shape[0]):
-            put(flat, np.uint64(i) * classes + np.uint64(j), turned[i] * factor[i])
+            put(flat, np.uint64(i) * classes + np.uint64(j), turned[i] * (factor[i] * lower))
 
 
 @device
