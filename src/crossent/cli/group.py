@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-COMMANDS = ("fit", "predict", "explain", "lab")  # each is the function of that name in its file
+COMMANDS = ("fit", "predict", "explain", "lab", "check")  # each a function in a file of its name
 
 
 class Failure(click.ClickException):
