@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_digits, load_iris
+from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -23,6 +23,7 @@ import crossent
 from crossent import model_file, reference
 from crossent.search import Progress
 from crossent.sklearn import SEPARABLE, CrossEntropyClassifier
+from crossent.tables import read_table
 
 Array = NDArray[Any]
 LOSSES = ("softmax", "sigmoid", "softmax_binary")
@@ -374,8 +375,9 @@ def test_max_iter_says_how_fast_the_loss_still_falls() -> None:
 
 
 def test_separable_rows_are_told_with_the_columns_that_do_it() -> None:
-    X, y = load_iris(return_X_y=True, as_frame=True)
-    with pytest.warns(ConvergenceWarning, match="'petal length .cm.', 'petal width .cm.'"):
+    table = read_table("iris")
+    X, y = table.drop_columns(["target"]), table["target"].to_pylist()
+    with pytest.warns(ConvergenceWarning, match=r"'petal length .cm.', 'petal width .cm.' \(each"):
         model = CrossEntropyClassifier(l2=0).fit(X, y)
     assert model.stop_reason_ == SEPARABLE
     assert CrossEntropyClassifier(l2=1e-6).fit(X, y).stop_reason_ == "gradient below tol"

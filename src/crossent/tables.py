@@ -56,7 +56,9 @@ def read_table(source: str | Path, text_columns: Collection[str] = ()) -> pa.Tab
         raise FileNotFoundError(f"{path}: there is no such file")
     try:
         table = _READ[kind](path, text_columns)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # the file system's own errors name the file
+            raise
         raise ValueError(f"{path} is no {kind} file that can be read: {error}") from error
     _check(table, path)
     return table
@@ -89,11 +91,16 @@ def _kind(path: Path, done: str = "read") -> str:
 
 
 def _read_csv(path: Path, text_columns: Collection[str]) -> pa.Table:
-    header = _first_line(path)
+    try:
+        header = _first_line(path).decode()
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{path} is not UTF-8 text (see its first line); save it as UTF-8"
+        ) from None
     if not header.strip():
         raise ValueError(f"{path} is empty")
     size = min(max(path.stat().st_size * (64 if path.suffix == ".gz" else 1), 1 << 20), _LARGEST)
-    return csv.read_csv(
+    table = csv.read_csv(
         path,
         csv.ReadOptions(block_size=size),
         csv.ParseOptions(delimiter=_delimiter(header), newlines_in_values=True),
@@ -103,12 +110,16 @@ def _read_csv(path: Path, text_columns: Collection[str]) -> pa.Table:
             column_types=dict.fromkeys(text_columns, pa.string()),
         ),
     )
+    for name, kind in zip(table.column_names, table.schema.types, strict=True):
+        if pa.types.is_binary(kind):
+            raise ValueError(f"{path} is not UTF-8 text (see column {name!r}); save it as UTF-8")
+    return table
 
 
-def _first_line(path: Path) -> str:
+def _first_line(path: Path) -> bytes:
     with pa.input_stream(str(path), compression="detect") as stream:
         start = bytes(stream.read(1 << 20))
-    return start.split(b"\n", 1)[0].decode("utf-8", errors="replace")
+    return start.split(b"\n", 1)[0]
 
 
 def _delimiter(header: str) -> str:
