@@ -84,12 +84,18 @@ def largest(row: Any) -> Any:
 @device
 def exponentiate(scores: Any, m: Any, work: Any) -> Any:
     """Store exp(scores - m), raised, in work; return the sum. The two arrays may not overlap."""
-    total = 0.0
     for j in range(work.size):
-        e = raised_exp(read(scores[j]), m)
-        work[j] = e
-        total = reordered_add(total, F64(e))
-    return total * lowering(work)
+        work[j] = raised_exp(read(scores[j]), m)
+    return sum_of(work) * lowering(work)
+
+
+@device
+def sum_of(values: Any) -> Any:
+    """Return the sum in float64, in its own loop: beside float64, float32 gets half vectors."""
+    total = 0.0
+    for j in range(values.size):
+        total = reordered_add(total, F64(values[j]))
+    return total
 
 
 @device

@@ -21,6 +21,7 @@ from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import F64, add_exactly, exp_of_difference, log1p
 from crossent.kernels.halves import put, read, scratch_like
 from crossent.kernels.intrinsics import magnitude, maximum, reordered_add, select
+from crossent.kernels.rows import sum_of
 
 BLOCK = 2048  # outputs at a time
 WIDE_BLOCK = 256  # float64: a block's sum is added exactly, within it rounding accumulates
@@ -60,16 +61,11 @@ def quadratic(z: Any, a: Any, b: Any) -> Any:
 
 @device
 def block(
-    z: Any, y: Any, pos_weight: Any, weight: Any, pull: Any, smoothing: Any, losses: Any, out: Any
-) -> Any:
-    """Return the weighted sum of one block, storing its losses and gradient if wanted.
-
-    weight is in float64 and pull, weight times scale, in the scores' type: a weight may be larger
-    or smaller than float32 can be, as long as what it is divided by is too.
-    """
+    z: Any, y: Any, pos_weight: Any, pull: Any, smoothing: Any, losses: Any, out: Any
+) -> None:
+    """Store the losses of one block, and its gradient if wanted, times pull = weight * scale."""
     kind = type(read(z[0]))
-    one, half = kind(1.0), kind(0.5)
-    total = 0.0
+    zero, one, half = kind(0.0), kind(1.0), kind(0.5)
     for i in range(z.size):
         c = kind(y[i])
         a = c * (one - smoothing) + half * smoothing
@@ -78,12 +74,26 @@ def block(
             loss, slope = quadratic(read(z[i]), a, b)
         else:
             loss, slope = binary(read(z[i]), a * pos_weight[i], b)
-        loss = select(weight[i] != 0.0, weight[i] * F64(loss), 0.0)  # 0 * NaN is nothing
+        losses[i] = loss
+        if out is not None:
+            put(out, i, select(pull[i] != zero, kind(slope) * pull[i], zero))  # 0 * NaN is nothing
+
+
+@device
+def weigh(each: Any, weight: Any, losses: Any) -> Any:
+    """Return the weighted sum of a block's losses, storing them if wanted.
+
+    In float64, where a weight may be larger or smaller than float32 can be; and in a loop of its
+    own, since beside float64 a loop over float32 takes half vectors.
+    """
+    if losses is None and weight.size == 0:
+        return sum_of(each)
+    total = 0.0
+    for i in range(each.size):
+        loss = select(weight[i] != 0.0, weight[i] * F64(each[i]), 0.0)  # 0 * NaN is nothing
         total = reordered_add(total, loss)
         if losses is not None:
             losses[i] = loss
-        if out is not None:
-            put(out, i, select(weight[i] != 0.0, kind(slope * pull[i]), kind(0.0)))
     return total
 
 
@@ -158,11 +168,12 @@ def sigmoid_rows(
     samples, outputs = logits.shape
     limit = WIDE_BLOCK if logits.itemsize == 8 else BLOCK
     step = max(1, limit // outputs)
-    weights = np.ones(step * outputs)
+    weights = np.ones(step * outputs if weight.size or losses is not None else 0)
     pull = scratch_like(logits, step * outputs)
     pull[:] = scale
     alpha = pull.dtype.type(smoothing)
     pattern = repeat(pos_weight, pull)
+    each = scratch_like(logits, limit)
     z, y, loss, out = flat(logits), flat(targets), flat(losses), flat(gradient)
     for start in range(0, samples, step):
         size = min(step, samples - start) * outputs
@@ -171,16 +182,16 @@ def sigmoid_rows(
         first = start * outputs
         for lo in range(0, size, limit):
             hi = min(lo + limit, size)
-            value = block(
+            block(
                 z[first + lo : first + hi],
                 y[first + lo : first + hi],
                 part(pattern, lo, hi),
-                weights[lo:hi],
                 pull[lo:hi],
                 alpha,
-                part(loss, first + lo, first + hi),
+                each[: hi - lo],
                 part(out, first + lo, first + hi),
             )
+            value = weigh(each[: hi - lo], weights[lo:hi], part(loss, first + lo, first + hi))
             sums[0], sums[2] = add_exactly(sums[0], sums[2], value)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import F64, add_exactly, exp_of_scaled, raised_exp
 from crossent.kernels.halves import put, read, scratch_like
-from crossent.kernels.intrinsics import borrowed, keep, magnitude, maximum, reordered_add
-from crossent.kernels.rows import TINY, finish, limit, lowering
+from crossent.kernels.intrinsics import borrowed, keep, magnitude, maximum
+from crossent.kernels.rows import TINY, finish, limit, lowering, sum_of
 from crossent.kernels.strips import TILE
 
 FOLD = 4  # classes whose partial sum is then folded into float64: each addition costs half an ulp
@@ -95,15 +95,6 @@ def write_tile(work: Any, factor: Any, lower: Any, flat: Any) -> None:
             put(flat, np.uint64(i) * classes + np.uint64(j), turned[i] * (factor[i] * lower))
 
 
-@device
-def total_of(values: Any) -> Any:
-    """Return the sum of a tile's values."""
-    total = 0.0
-    for i in range(values.size):
-        total = reordered_add(total, values[i])
-    return total
-
-
 @kernel
 def hard_tiles(
     logits: Any, targets: Any, row_weight: Any, scale: Any, losses: Any, gradient: Any, sums: Any
@@ -129,7 +120,7 @@ def hard_tiles(
             loss[i] = weight * loss[i] if weight != 0.0 else 0.0
             if losses.size:
                 losses[start + i] = loss[i]
-        sums[0], sums[2] = add_exactly(sums[0], sums[2], total_of(loss[: rows.shape[0]]))
+        sums[0], sums[2] = add_exactly(sums[0], sums[2], sum_of(loss[: rows.shape[0]]))
         if gradient.size:
             part = gradient[start : start + TILE]
             scale_tile(work, total, factor, part.reshape(part.size))
