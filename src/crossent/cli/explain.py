@@ -34,10 +34,11 @@ WIDEST = 12  # scores for which the whole Jacobian is printed
 )
 @click.option("--loss", type=click.Choice(list(LOSSES)), default="cross_entropy", show_default=True)
 def explain(scores: str, target: str, loss: str) -> None:
-    """Show how an error and its gradient come about from SCORES, as in 2.0,1.0,0.1.
+    """Show every link from scores to gradient.
 
-    Prints the outputs, the one-hot decision, the error, every link of the chain rule, the gradient
-    in one step and by finite differences, and whether it is output minus target.
+    SCORES are numbers with commas: 2.0,1.0,0.1. Prints the outputs, the one-hot decision, the
+    error, every link of the chain rule, the gradient in one step and by finite differences, and
+    whether it is output minus target.
     """
     import crossent
 

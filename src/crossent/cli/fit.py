@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from crossent.cli.evaluation import Evaluation
     from crossent.encoding import TableEncoder
     from crossent.model_file import Model
+    from crossent.sklearn import CrossEntropyClassifier
 
     Array = NDArray[Any]
 
@@ -71,7 +73,7 @@ def fit(
     report: Path | None,
     **options: Any,
 ) -> None:
-    """Train a classifier on SOURCE by cross-entropy.
+    """Train a classifier on a table.
 
     SOURCE is a CSV, Parquet or Feather file, or one of digits, iris, wine, breast_cancer. Numbers
     are standardised, text is one-hot encoded, missing values are filled in and flagged.
@@ -183,15 +185,26 @@ def _train(data: Data, options: dict[str, Any]) -> tuple[Model, Watch, str]:
     encoder = TableEncoder.fit(data.columns.take(data.train))
     _introduce(data, encoder)
     features, labels = encoder.transform(data.columns.take(data.train)), data.labels[data.train]
-    rest, truth = encoder.transform(data.columns.take(data.valid)), data.labels[data.valid]
     classifier = CrossEntropyClassifier(**options)
-    check = (lambda: classifier.cross_entropy(rest, truth)) if len(truth) else None
-    with watching(check) as watch, warnings.catch_warnings(record=True) as caught:
+    with (
+        watching(_checking(data, encoder, classifier)) as watch,
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always", ConvergenceWarning)
         classifier.set_params(callback=watch).fit(features, labels)
     classifier.set_params(callback=None)
     said = [str(each.message) for each in caught if each.category is ConvergenceWarning]
     return Model(classifier, encoder, data.target), watch, [*said, classifier.stop_reason_][0]
+
+
+def _checking(
+    data: Data, encoder: TableEncoder, classifier: CrossEntropyClassifier
+) -> Callable[[], float] | None:
+    """Return what gives the loss of the rows kept back, if there are any."""
+    if not len(data.valid):
+        return None
+    features, labels = encoder.transform(data.columns.take(data.valid)), data.labels[data.valid]
+    return lambda: classifier.cross_entropy(features, labels)
 
 
 def _evaluate(data: Data, model: Model) -> Evaluation:

@@ -17,8 +17,9 @@ import click
     help="The file to write: .parquet, .csv or .feather.",
 )
 def predict(model: Path, table: str, out: Path) -> None:
-    """Apply a MODEL that `crossent fit --out` has written to the rows of a TABLE.
+    """Apply a saved model to a table.
 
+    MODEL is what `crossent fit --out` has written, TABLE a file with the columns it was fitted on.
     Writes a column "class" and, for every class, its probability in a column "p_<class>".
     """
     import pyarrow as pa
