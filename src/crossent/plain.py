@@ -234,7 +234,8 @@ def _axis_and_part(loss: Any, problem: Problem, shape: tuple[int, ...]) -> tuple
 def _errors(loss: Any, problem: Problem, log_p: Float64, p: Float64 | None) -> Float64:
     """Return the errors of all rows (softmax) or outputs (sigmoid), from ln p and p if known."""
     if loss.name == "quadratic_cost":
-        return 0.5 * ((np.exp(log_p) if p is None else p) - problem.targets) ** 2
+        y, a = problem.targets, np.exp(log_p) if p is None else p
+        return np.asarray(0.5 * ((1 - y) * a + y * (np.expm1(log_p) if p is None else p - 1)) ** 2)
     if loss.name == "binary_cross_entropy":
         a, b = _binary_masses(loss, problem)
         return -(_weigh(a, log_p) + _weigh(b, _log_complement(log_p, p)))
@@ -268,7 +269,8 @@ def _reduce(loss: Any, problem: Problem, errors: Float64, normalizer: Any, dtype
     weights = problem.weights
     if weights.size:
         weights = np.broadcast_to(weights, errors.shape)
-        errors = np.where(weights == 0, 0.0, weights * errors)
+        with np.errstate(invalid="ignore"):
+            errors = np.where(weights == 0, 0.0, weights * errors)
     divisor = divide_by(loss.reduction, problem, normalizer)
     if loss.reduction == "none":
         return errors.astype(dtype).reshape(problem.losses_shape)[()]
