@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from crossent import CrossEntropy
-from crossent.layer import Progress
+from crossent.search import Progress
 from crossent.sklearn import CrossEntropyClassifier
 from crossent.sums import LossSums
 
