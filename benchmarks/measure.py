@@ -1,0 +1,138 @@
+"""Interleaved timing: every contestant once per round, medians and ratios over the rounds."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+PAUSE = 0.02  # seconds: lets another library's threads stop spinning before the next one starts
+LEAST = 0.02  # seconds a timing lasts at least, by repeating the call
+
+Call = Callable[[], object]
+Prepare = Callable[[], Call]  # lays out what a call needs; memory is counted from there on
+
+
+@dataclass(frozen=True)
+class Target:
+    """`of` takes at most (<=) or at least (>=) `factor` times as long as `to`."""
+
+    of: str
+    relation: str
+    factor: float
+    to: str
+
+    def __str__(self) -> str:
+        return f"{self.of} {self.relation} {self.factor:g} {self.to}"
+
+    def is_met(self, ratio: float) -> bool:
+        return ratio <= self.factor if self.relation == "<=" else ratio >= self.factor
+
+
+@dataclass(frozen=True)
+class Case:
+    """One piece of work and the ways to do it.
+
+    Attributes
+    ----------
+    bytes_moved : int
+        What the work cannot avoid moving: scores and targets read once, gradient written once.
+    groups : mapping
+        A name for the fastest of some contestants, such as "copy".
+    limit : str
+        The contestant or group that no way of doing the work can beat; "" if there is none.
+    baseline : str
+        The contestant that all are compared with.
+    checks : mapping
+        What must hold after the timings, by description.
+    """
+
+    bytes_moved: int
+    contestants: Mapping[str, Prepare]
+    targets: tuple[Target, ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    limit: str = ""
+    baseline: str = "crossent"
+    checks: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds of every contestant, one entry per round; bytes above its inputs, where measured."""
+
+    case: Case
+    seconds: dict[str, list[float]]
+    memory: dict[str, int | None]
+    checks: dict[str, bool]
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[self.fastest(name)])
+
+    def fastest(self, name: str) -> str:
+        """Return the contestant that a name stands for."""
+        members = [m for m in self.case.groups.get(name, (name,)) if m in self.seconds]
+        return min(members, key=lambda member: statistics.median(self.seconds[member]))
+
+    def ratio(self, of: str, to: str) -> float:
+        """Return the median over rounds of one's time / another's, both of one round."""
+        if to == "microsecond":
+            return self.median(of) * 1e6
+        pairs = zip(self.seconds[self.fastest(of)], self.seconds[self.fastest(to)], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+    def verdicts(self) -> list[tuple[Target, float, bool]]:
+        """Return every target whose contestants were there, its ratio, whether it is met."""
+        there = {*self.seconds, "microsecond"}
+        there |= {g for g, members in self.case.groups.items() if there & set(members)}
+        targets = [t for t in self.case.targets if {t.of, t.to} <= there]
+        ratios = [self.ratio(target.of, target.to) for target in targets]
+        return [(t, ratio, t.is_met(ratio)) for t, ratio in zip(targets, ratios, strict=True)]
+
+
+def run(case: Case, rounds: int, memory: dict[str, int | None]) -> Result:
+    """Time all contestants, interleaved, then look at what must hold."""
+    calls = {name: prepare() for name, prepare in case.contestants.items()}
+    repeats = {name: _warm_up(call) for name, call in calls.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    gc.collect()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            seconds[name].append(_time(call, repeats[name]))
+    return Result(case, seconds, memory, {text: check() for text, check in case.checks.items()})
+
+
+def _warm_up(call: Call) -> int:
+    """Run a call until it is compiled, and return how often to repeat it per timing."""
+    call()
+    call()
+    repeats = 1
+    while _time(call, repeats) * repeats < LEAST:
+        repeats *= 2
+    return repeats
+
+
+def _time(call: Call, repeats: int) -> float:
+    time.sleep(PAUSE)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    return {
+        "bytes_moved": result.case.bytes_moved,
+        "seconds": result.seconds,
+        "median": {name: result.median(name) for name in result.seconds},
+        "peak_bytes_above_inputs": result.memory,
+        "targets": [
+            {"target": str(target), "ratio": ratio, "met": met}
+            for target, ratio, met in result.verdicts()
+        ],
+        "checks": result.checks,
+        "notes": result.case.notes,
+    }

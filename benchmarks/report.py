@@ -1,0 +1,158 @@
+"""What a run found, as text, as JSON, and as the tables of docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import crossent
+from benchmarks.measure import Result, as_json
+
+DOCS = Path(__file__).parent.parent / "docs" / "performance.md"
+PACKAGES = (
+    *("numpy", "numba", "llvmlite", "torch", "jax", "jaxlib", "optax"),
+    *("scikit-learn", "tensorflow", "tensorflow-cpu", "ml_dtypes"),
+)
+
+
+# One case ---------------------------------------------------------------------------------------
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table that reads as text and as Markdown: first column left, others right."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [
+        [line[0].ljust(widths[0])]
+        + [cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True)]
+        for line in lines
+    ]
+    rule = ["-" * widths[0]] + ["-" * (w - 1) + ":" for w in widths[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])
+
+
+def case_table(result: Result) -> str:
+    """Return times, rates, ratios and memory of every contestant."""
+    limit, baseline = result.case.limit, result.case.baseline
+    header = ["contestant", "ms", "GB/s", f"times {baseline}"]
+    header += [f"times {limit}"] * bool(limit) + ["peak MB"] * bool(result.memory)
+    return table(header, (_row(result, name) for name in result.seconds))
+
+
+def _row(result: Result, name: str) -> list[str]:
+    case, seconds = result.case, result.median(name)
+    cells = [name, f"{seconds * 1e3:.4g}", f"{case.bytes_moved / seconds / 1e9:.3g}"]
+    cells.append(f"{result.ratio(name, case.baseline):.3g}")
+    if case.limit:
+        cells.append(f"{result.ratio(name, case.limit):.3g}")
+    if result.memory:
+        peak = result.memory.get(name)
+        cells.append("" if peak is None else f"{peak / 1e6:.1f}")
+    return cells
+
+
+def verdicts(results: Mapping[str, Result]) -> str:
+    """Return every target, what was measured, and whether it is met."""
+    return table(
+        ("case", "target", "measured", "met"),
+        (
+            (name, str(target), f"{ratio:.3g}", "yes" if met else "NO")
+            for name, result in results.items()
+            for target, ratio, met in result.verdicts()
+        ),
+    )
+
+
+def remarks(result: Result) -> list[str]:
+    checks = [f"{text}: {'yes' if held else 'NO'}" for text, held in result.checks.items()]
+    return [*result.case.notes, *checks]
+
+
+# The run ----------------------------------------------------------------------------------------
+
+
+def surroundings(command: str, missing: Sequence[str]) -> dict[str, Any]:
+    """Return what a measurement depends on."""
+    return {
+        "command": command,
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "threads": crossent.get_num_threads(),
+        "system": platform.platform(),
+        "load_at_start": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        "versions": {
+            "python": platform.python_version(),
+            "crossent": crossent.__version__,
+            **{name: found for name in PACKAGES if (found := _version(name))},
+        },
+        "not_installed": list(missing),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """Return the processor's name, and what the compiler takes it for."""
+    from llvmlite.binding import get_host_cpu_name
+    from numba.core.config import CPU_NAME
+
+    path = Path("/proc/cpuinfo")
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    name = re.search(r"model name\s*: (.+)", text)
+    return f"{name[1] if name else platform.processor()} ({CPU_NAME or get_host_cpu_name()})"
+
+
+def describe(about: Mapping[str, Any]) -> str:
+    """Return the surroundings as a paragraph."""
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    load = about["load_at_start"]
+    lines = [
+        f"{about['processor']}, {about['cores']} cores, {about['threads']} threads.",
+        f"{versions}.",
+        f"Load at the start {load[0]:.2f}." if load else "",
+        f"Not installed: {', '.join(about['not_installed'])}." if about["not_installed"] else "",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def write(path: Path, text: str) -> None:
+    """Write beside and rename: a file is never half written."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def write_json(path: Path, about: Mapping[str, Any], results: Mapping[str, Result]) -> None:
+    cases = {name: as_json(result) for name, result in results.items()}
+    write(path, json.dumps({**about, "cases": cases}, indent=1) + "\n")
+
+
+def update_docs(about: Mapping[str, Any], results: Mapping[str, Result], check: str) -> None:
+    """Put the tables, and what `crossent check` prints, between their markers in the docs."""
+    parts = [f"Made by `{about['command']}`.\n\n{describe(about)}", verdicts(results)]
+    for name, result in results.items():
+        parts.append("\n\n".join([f"### {name}", case_table(result), *remarks(result)]))
+    text = DOCS.read_text(encoding="utf-8")
+    text = _between("python -m benchmarks", "\n\n".join(parts), text)
+    write(DOCS, _between("crossent check", f"```text\n{check.rstrip()}\n```", text))
+
+
+def _between(marker: str, new: str, text: str) -> str:
+    begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{DOCS} must hold {begin} and {end}, once each")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{new}\n{end}{rest.split(end)[1]}"
