@@ -84,15 +84,22 @@ def _as_tensor(logits: Tensor, name: str, value: Any) -> Tensor:
     """Return an argument as a tensor on the device of the logits; lists and arrays are copied."""
     if not isinstance(value, Tensor):
         try:
-            return torch.from_numpy(np.array(value)).to(logits.device)
+            copy = torch.from_numpy(np.array(value))
         except TypeError:  # of a type that tensors have not
-            return torch.from_numpy(checks.as_float64(name, value).copy()).to(logits.device)
+            copy = torch.from_numpy(checks.as_float64(name, value).copy())
+        wide = copy.dtype == torch.float64
+        return copy.to(logits.device, _widest(logits.device) if wide else copy.dtype)
     if value.device != logits.device:
         raise ValueError(
             f"{name} is on device {value.device}, but logits is on device {logits.device}; "
             "both must be on the same device"
         )
     return value
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """Return the widest floating type of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 # A loss taken apart for an operator, and put together again --------------------------------------
@@ -117,7 +124,7 @@ def _weights(loss: Any, logits: Tensor) -> Tensor | None:
     given = getattr(loss, "class_weight", None) or getattr(loss, "pos_weight", None)
     if given is None:
         return None
-    return torch.tensor(given, dtype=torch_plain.computed_in(logits), device=logits.device)
+    return torch.tensor(given, dtype=_widest(logits.device), device=logits.device)
 
 
 # The operator of all losses ----------------------------------------------------------------------
@@ -165,22 +172,26 @@ def _compute_nothing(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     logits, targets, sample_weight, weights, ctx.normalizer, _, *ctx.options = inputs
+    ctx.set_materialize_grads(False)  # for the gradient that would be as many zeros
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(logits, targets, sample_weight, weights, output[1])
 
 
-def _backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     """Return the gradient in the logits, and nothing for the other arguments."""
+    nothing = (None for _ in range(5 + len(ctx.options)))
+    if upstream is None:
+        return None, *nothing
     logits, targets, sample_weight, weights, gradient = ctx.saved_tensors
     call = (logits, targets, sample_weight, weights, ctx.normalizer)
     loss = _loss(ctx.options[0], tuple(ctx.options[1:]), None)
     if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
         result = _gradient(torch_plain.value(loss, *call), logits, upstream)
-    elif gradient.numel():
+    elif gradient.shape == logits.shape:
         result = _scaled(gradient, _along(loss, upstream))
     else:
         result = _operator(*call, upstream, *ctx.options)[1]
-    return result, *(None for _ in range(5 + len(ctx.options)))
+    return result, *nothing
 
 
 def _gradient(value: Tensor, logits: Tensor, upstream: Tensor | None = None) -> Tensor:
@@ -196,7 +207,8 @@ def _along(loss: Any, upstream: Tensor) -> Tensor:
 
 def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     """Return gradient * upstream, in place where nobody will ask for the gradient again."""
-    if torch.compiler.is_compiling() or _graph_is_kept():
+    traced = type(upstream) is not Tensor  # a compiler's stand-in: it holds no numbers
+    if traced or _graph_is_kept():
         return gradient * upstream
     if bool((upstream == 1).all()):
         return gradient
@@ -259,9 +271,13 @@ def _is_wanted(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def _is_on_cpu(logits: Tensor) -> bool:
+    return logits.device.type == "cpu"
+
+
 def _have_kernel(logits: Tensor, *others: Tensor | None) -> bool:
     """Return whether the operator can take these tensors, and give autograd all it needs."""
-    if logits.device.type != "cpu" or _is_wanted(*others):
+    if not _is_on_cpu(logits) or _is_wanted(*others):
         return False
     weights = others[-1]
     return (weights is None or weights.ndim < 2) and not _are_transformed(logits, *others)
@@ -287,7 +303,7 @@ def value_and_grad(
 ) -> tuple[Tensor, Tensor]:
     """Return the reduced loss and its gradient in the logits; autograd sees neither."""
     y, w = _beside(logits, targets, sample_weight)
-    if logits.device.type == "cpu":
+    if _is_on_cpu(logits):
         buffer = None if out is None else _out(out)
         found = kernels.value_and_grad(loss, *_arrays(logits, y, w), normalizer, buffer)
         return _tensor(found[0]), _tensor(found[1]).to(logits.dtype) if out is None else out
@@ -322,7 +338,7 @@ def hvp(
     """Return the Hessian of the reduced loss in the logits, times a vector; not differentiable."""
     y, w = _beside(logits, targets, sample_weight)
     v = _as_tensor(logits, "vector", vector)
-    if logits.device.type == "cpu":
+    if _is_on_cpu(logits):
         z, t, weights = _arrays(logits, y, w)
         product = plain.hvp(loss, z, t, _array(v), weights, normalizer)
         return _tensor(product).to(logits.dtype)
@@ -334,7 +350,7 @@ def hvp(
 def sums(loss: Any, logits: Tensor, targets: Any, sample_weight: Any) -> LossSums:
     """Return sums that merge with those of other samples."""
     y, w = _beside(logits, targets, sample_weight)
-    if logits.device.type == "cpu":
+    if _is_on_cpu(logits):
         return kernels.sums(loss, *_arrays(logits, y, w))
     weights = _weights(loss, logits)
     torch_plain.check(loss, logits, y, w, weights)
@@ -350,6 +366,11 @@ def from_probabilities(
     logarithms: bool = False,
 ) -> Tensor:
     """Return the reduced loss of given outputs (or their logarithms); not differentiable."""
+    if _is_wanted(p):
+        raise ValueError(
+            "the probabilities require a gradient, but only losses of logits are differentiable; "
+            "give the logits, or detach the probabilities"
+        )
     y, w = _beside(p, targets, sample_weight)
     arrays = _arrays(p.cpu(), y.cpu(), None if w is None else w.cpu())
     return _tensor(plain.from_probabilities(loss, *arrays, normalizer, logarithms)).to(p.device)
@@ -408,7 +429,7 @@ _activation.register_autograd(_activation_backward, setup_context=_save_activati
 
 def _activate(name: str, logits: Tensor, axis: int = -1) -> Tensor:
     dtype = torch_plain.computed_in(logits) if name == "logsumexp" else logits.dtype
-    if logits.device.type != "cpu" or _are_transformed(logits):
+    if not _is_on_cpu(logits) or _are_transformed(logits):
         axis = torch_plain.check_logits(logits, None if "sigmoid" in name else axis)
         return torch_plain.activation(name, logits, axis).to(dtype)
     if _is_wanted(logits) and logits.dtype in HALF_TYPES:
@@ -460,10 +481,10 @@ def predict(loss: Any, logits: Tensor) -> Tensor:
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """Return float64 rows with 1 at each label."""
+    """Return rows with 1 at each label, float64 where the device has it."""
     if not labels.is_meta:
         checks.labels(_array(labels.cpu()), num_classes)
-    rows = labels.new_zeros((*labels.shape, num_classes), dtype=torch.float64)
+    rows = labels.new_zeros((*labels.shape, num_classes), dtype=_widest(labels.device))
     return rows.scatter_(-1, labels.unsqueeze(-1).to(torch.int64), 1.0)
 
 

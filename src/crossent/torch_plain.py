@@ -342,7 +342,8 @@ def _check(
     if weights is not None and not _are_weights(weights):
         checks.weights_option("weights", _copy(weights).reshape(-1))
     if axis is None or _are_probabilities(targets, logits):
-        _check_probabilities(targets, sample_weight, -1 if axis is None else axis - logits.ndim)
+        along = -1 if axis is None else batch_axes + axis
+        _check_probabilities(targets, sample_weight, along)
     else:
         _check_indices(targets, logits.shape[batch_axes + axis], ignore_index)
     return zero
