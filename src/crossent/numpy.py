@@ -510,7 +510,8 @@ def predict(loss: Any, logits: Any) -> Any:
 
 def one_hot(labels: Any, num_classes: int) -> Array:
     """Return rows with 1 at each label."""
-    return np.eye(num_classes)[checks.labels(labels, num_classes)]
+    indices = checks.labels(labels, num_classes)
+    return np.eye(num_classes)[indices]
 
 
 def _decisions(loss: Any, problem: Problem) -> tuple[int, int]:
