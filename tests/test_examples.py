@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from crossent.cli.group import commands
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -85,3 +88,24 @@ def test_score_in_batches_as_all_at_once(tmp_path):
     assert number(printed, "all at once") == pytest.approx(mean, abs=2e-6)
     assert number(printed, "mean of means would be") > 1.1 * mean
     assert number(printed, "rows") + number(printed, "decided,") == 3 * 4096 + 17
+
+
+def test_the_commands_of_the_tutorial(tmp_path, monkeypatch):
+    """Every console line of the tutorial on its own table, but those that open a window."""
+    monkeypatch.chdir(tmp_path)
+    page = (EXAMPLES.parent / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    table = re.findall(r"^```python\n(.*?)^```", page.partition("## 5")[2], re.M | re.S)
+    exec(compile("import numpy as np\n" + table[0], "tutorial.md", "exec"), {})
+    consoles = re.findall(r"^```console\n(.*?)^```", page, re.M | re.S)
+    lines = [line.split() for console in consoles for line in console.splitlines()]
+    printed = {}
+    for words in (words[1:] for words in lines if words[0] == "crossent"):
+        result = CliRunner().invoke(commands, words)
+        assert result.exit_code == 0, result.output
+        printed[words[0]] = result.output
+    assert sorted(printed) == ["explain", "fit", "predict"]
+    assert "p - c holds" in printed["explain"]
+    assert number(printed["fit"], "accuracy") > 0.85
+    assert "<svg" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    predictions = (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    assert len(predictions) == 301

@@ -1,0 +1,138 @@
+"""Nothing is left out of the documentation: names, options, commands, messages."""
+
+import ast
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+import crossent
+from crossent.cli.group import COMMANDS, commands
+from crossent.sklearn import CrossEntropyClassifier
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+SOURCES = sorted((ROOT / "src" / "crossent").rglob("*.py"))
+RAISES = re.compile(r"Error$|^exit$")
+NEVER_SEEN = {  # raised and caught within one file
+    "shapes do not fit",
+    "kernels are compiled",
+    "… …",  # a path, before a message that is listed itself
+}
+
+
+def read(name):
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+# Names ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", crossent.__all__)
+def test_every_public_name_is_in_the_reference(name):
+    assert re.search(rf"\b{name}\b", read("api.md"))
+
+
+LOSSES = [each for each in map(vars(crossent).get, crossent.__all__) if hasattr(each, "hvp")]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_every_option_of_a_loss_is_in_its_docstring(loss):
+    text = loss.__doc__ + crossent.CrossEntropy.__doc__
+    options = [field.name for field in dataclasses.fields(loss)]
+    assert [
+        name for name in options if not re.search(rf"^    .*\b{name}\b.*:|{name}, ", text, re.M)
+    ] == []
+
+
+def test_every_option_of_the_classifier_is_in_its_docstring():
+    options = list(inspect.signature(CrossEntropyClassifier).parameters)
+    assert options
+    assert [
+        name for name in options if f"\n    {name} : " not in CrossEntropyClassifier.__doc__
+    ] == []
+
+
+# Commands ---------------------------------------------------------------------------------------
+
+
+def section(command):
+    """Return what the reference says of a command."""
+    found = re.search(rf"^### crossent {command}\n(.*?)(?=^#|\Z)", read("api.md"), re.M | re.S)
+    assert found, f"docs/api.md has no section on crossent {command}"
+    return found.group(1)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_documented(name):
+    command = commands.get_command(click.Context(commands), name)
+    text = section(name)
+    for parameter in command.params:
+        if isinstance(parameter, click.Argument):
+            assert f"`{parameter.name.upper()}`" in text
+        else:
+            assert all(f"`{option}" in text for option in parameter.opts if option.startswith("--"))
+            _default_is_right(parameter, text)
+
+
+def _default_is_right(option, text):
+    """Assert that the row of an option names its default and its choices."""
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{option.opts[0]}"))
+    if isinstance(option.type, click.Choice):
+        assert all(f"`{choice}`" in row for choice in option.type.choices)
+    if getattr(option, "show_default", False):
+        assert f"`{option.default}`" in row or f" {option.default} " in row
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_nothing_is_documented_that_is_not_there(name):
+    command = commands.get_command(click.Context(commands), name)
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert set(re.findall(r"^\| `(--[\w-]+)", section(name), re.M)) <= options
+
+
+# Messages ---------------------------------------------------------------------------------------
+
+
+def template(node):
+    """Return a message with … for what is filled in, empty if it is no literal text."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.JoinedStr):
+        parts = [v.value if isinstance(v, ast.Constant) else "…" for v in node.values]
+        return re.sub("…+", "…", "".join(parts))
+    return ""
+
+
+def messages(path):
+    """Yield the template of every message of a source file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and node.args:
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if RAISES.search(name) and (text := template(node.args[0])):
+                yield text
+
+
+def test_messages_are_found():
+    found = set(messages(ROOT / "src" / "crossent" / "checks.py"))
+    assert "… is …; a probability must be in [0, 1]" in found
+    assert len(found) > 30
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_every_message_is_explained(path):
+    page = read("errors.md")
+    missing = [
+        text
+        for text in messages(path)
+        if text not in NEVER_SEEN and f"`{_listed(text)}`" not in page
+    ]
+    assert missing == []
+
+
+def _listed(text):
+    """Return a template as the page has it: a message that begins with "has" follows a path."""
+    return f"… {text}" if text.startswith("has ") else text
