@@ -1,0 +1,39 @@
+"""The site: `sphinx-build -W docs site`, after `pip install '.[docs]'`."""
+
+import re
+
+import crossent
+
+project = "crossent"
+author = "The crossent developers"
+release = version = crossent.__version__
+copyright = author
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_heading_anchors = 3
+exclude_patterns = ["pictures"]
+html_theme = "alabaster"
+html_show_sphinx = False
+html_show_copyright = False
+
+smartquotes = False
+default_role = "literal"  # single backticks are code, here as in the source
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+add_module_names = False
+
+
+def _escape(app, what, name, obj, options, lines):
+    """Keep classes_ and |z| from being read as markup; what is between backticks is safe."""
+    for i, line in enumerate(lines):
+        heads = re.match(r"(\w+, )*\w+_( : |$)|", line).end()  # the names of attributes
+        parts = re.split(r"(`[^`]*`)", line[heads:])
+        parts[::2] = [re.sub(r"(?<=\w)_(?!\w)|\|", r"\\\g<0>", part) for part in parts[::2]]
+        lines[i] = line[:heads] + "".join(parts)
+
+
+def setup(app):
+    """Connect the hook."""
+    app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon
