@@ -13,6 +13,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
 exclude_patterns = ["pictures"]
 html_theme = "alabaster"
+html_theme_options = {"page_width": "76rem", "body_max_width": "none"}
 html_show_sphinx = False
 html_show_copyright = False
 
@@ -28,6 +29,8 @@ add_module_names = False
 def _escape(app, what, name, obj, options, lines):
     """Keep classes_ and |z| from being read as markup; what is between backticks is safe."""
     for i, line in enumerate(lines):
+        if line.lstrip().startswith((">>>", "...")):
+            continue
         heads = re.match(r"(\w+, )*\w+_( : |$)|", line).end()  # the names of attributes
         parts = re.split(r"(`[^`]*`)", line[heads:])
         parts[::2] = [re.sub(r"(?<=\w)_(?!\w)|\|", r"\\\g<0>", part) for part in parts[::2]]
