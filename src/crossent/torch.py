@@ -658,7 +658,7 @@ def _expanded(name: str, weights: Tensor, input: Tensor) -> Tensor:
 
 def _per_output(pos_weight: Tensor, input: Tensor) -> Tensor:
     """Return one weight, or one per output on the last axis; else one for every score."""
-    expanded = _expanded("pos_weight", pos_weight, input)
     if pos_weight.numel() == 1:
         return pos_weight.reshape(1)
+    expanded = _expanded("pos_weight", pos_weight, input)
     return pos_weight if pos_weight.shape == input.shape[-1:] else expanded

@@ -336,7 +336,8 @@ def _check(
 
     Every tensor begins with so many batch axes, which are no part of the loss's own shapes.
     """
-    zero = _check_shapes(logits, targets, sample_weight, weights, axis, ignore_index, batch_axes)
+    arguments = (logits, targets, sample_weight, weights, axis, ignore_index, batch_axes)
+    zero: Tensor = _check_shapes(*arguments)
     if sample_weight is not None and not _are_weights(sample_weight):
         checks.sample_weight(_copy(sample_weight), tuple(sample_weight.shape))
     if weights is not None and not _are_weights(weights):
