@@ -222,7 +222,10 @@ def layer_gradient_with_sigma_prime(
 
 
 def scores(logits: ArrayLike, softcap: float | None = None, temperature: float = 1.0) -> Array:
-    """Return s = softcap tanh(logits / softcap) / temperature: what the softmax sees."""
+    """Return s = softcap tanh(logits / softcap) / temperature: what the softmax sees.
+
+    Source: Gemma Team, Gemma 2 (2024), section 2, for the softcap.
+    """
     s = _array(logits)
     if softcap is not None:
         s = softcap * np.tanh(s / softcap)

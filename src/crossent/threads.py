@@ -47,7 +47,12 @@ _threads = _default_threads()
 
 
 def get_num_threads() -> int:
-    """Return how many threads a call may use."""
+    """Return how many threads a call may use.
+
+    >>> import crossent
+    >>> crossent.get_num_threads() >= 1
+    True
+    """
     return _threads
 
 
