@@ -60,6 +60,19 @@ def test_every_option_of_the_classifier_is_in_its_docstring():
     ] == []
 
 
+# Numbers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["math.md", "recipes.md", "tutorial.md"])
+def test_every_number_in_the_text_stands_in_a_block_that_runs(name):
+    page = read(name)
+    blocks = " ".join(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S))
+    text = re.sub(r"^(```.*?^```|\|[^\n]*|    [^\n]*)", "", page, flags=re.M | re.S)
+    numbers = set(re.findall(r"(?<!Python )\b\d+\.\d{2,}(?:e-?\d+)?", text))
+    assert numbers or name == "recipes.md"
+    assert [number for number in sorted(numbers) if number not in blocks] == []
+
+
 # Commands ---------------------------------------------------------------------------------------
 
 
