@@ -7,6 +7,7 @@ import fnmatch
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import measure, memory, report
@@ -40,15 +41,14 @@ def _arguments() -> argparse.Namespace:
 def _run(name: str, rounds: int, quick: bool) -> Result | None:
     print(f"\n{name}", flush=True)
     try:
-        case = CASES[name](quick)
-        peaks = {}
-        if name in WITH_MEMORY and not quick:
-            ways = [way for way in case.contestants if way not in case.groups.get(case.limit, ())]
-            peaks = {way: memory.measured(name, way, quick) for way in ways}
-        result = measure.run(case, rounds, peaks)
+        result = measure.run(CASES[name](quick), rounds)
     except ModuleNotFoundError as error:
         print(f"left out: {error.name} is not installed")
         return None
+    if name in WITH_MEMORY and not quick:
+        limits = result.case.groups.get(result.case.limit, ())
+        peaks = {w: memory.measured(name, w) for w in result.seconds if w not in limits}
+        result = replace(result, memory=peaks)
     print("\n".join([report.case_table(result), *report.remarks(result)]))
     for target, ratio, met in result.verdicts():
         print(f"{'met' if met else 'NOT MET':>8}: {target} (measured {ratio:.3g})")

@@ -26,7 +26,7 @@ class Target:
     to: str
 
     def __str__(self) -> str:
-        return f"{self.of} {self.relation} {self.factor:g} {self.to}"
+        return f"{self.of} {self.relation} {self.factor:g} x {self.to}"
 
     def is_met(self, ratio: float) -> bool:
         return ratio <= self.factor if self.relation == "<=" else ratio >= self.factor
@@ -62,12 +62,25 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds of every contestant, one entry per round; bytes above its inputs, where measured."""
+    """What a case has shown.
+
+    Attributes
+    ----------
+    seconds : dict
+        Of every contestant, one entry per round.
+    checks : dict
+        Whether what must hold did.
+    left_out : dict
+        Other libraries that could not do the work, and their errors.
+    memory : dict
+        Peak of a call above what it was given, in bytes, where measured.
+    """
 
     case: Case
     seconds: dict[str, list[float]]
-    memory: dict[str, int | None]
     checks: dict[str, bool]
+    left_out: dict[str, str]
+    memory: dict[str, int | None] = field(default_factory=dict)
 
     def median(self, name: str) -> float:
         return statistics.median(self.seconds[self.fastest(name)])
@@ -93,16 +106,32 @@ class Result:
         return [(t, ratio, t.is_met(ratio)) for t, ratio in zip(targets, ratios, strict=True)]
 
 
-def run(case: Case, rounds: int, memory: dict[str, int | None]) -> Result:
+def run(case: Case, rounds: int) -> Result:
     """Time all contestants, interleaved, then look at what must hold."""
-    calls = {name: prepare() for name, prepare in case.contestants.items()}
-    repeats = {name: _warm_up(call) for name, call in calls.items()}
+    calls, repeats, left_out = _prepare(case)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     gc.collect()
     for _ in range(rounds):
         for name, call in calls.items():
             seconds[name].append(_time(call, repeats[name]))
-    return Result(case, seconds, memory, {text: check() for text, check in case.checks.items()})
+    return Result(case, seconds, {text: check() for text, check in case.checks.items()}, left_out)
+
+
+def _prepare(case: Case) -> tuple[dict[str, Call], dict[str, int], dict[str, str]]:
+    """Return all calls, how often to repeat each, and what failed; ours must not."""
+    calls: dict[str, Call] = {}
+    repeats: dict[str, int] = {}
+    left_out: dict[str, str] = {}
+    for name, prepare in case.contestants.items():
+        try:
+            call = prepare()
+            repeats[name] = _warm_up(call)
+            calls[name] = call
+        except Exception as error:
+            if name.startswith("crossent"):
+                raise
+            left_out[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return calls, repeats, left_out
 
 
 def _warm_up(call: Call) -> int:
@@ -134,5 +163,6 @@ def as_json(result: Result) -> dict[str, Any]:
             for target, ratio, met in result.verdicts()
         ],
         "checks": result.checks,
+        "left_out": result.left_out,
         "notes": result.case.notes,
     }

@@ -1,6 +1,6 @@
 """Peak memory of one call in a process of its own, above what it was given.
 
-    python -m benchmarks.memory CASE CONTESTANT [--quick]
+    python -m benchmarks.memory CASE CONTESTANT
 
 prints bytes. The first call compiles and is not counted; memory that it gave back is returned to
 the system, the peak is reset, and the second call is measured. An output that is given with `out=`
@@ -20,14 +20,12 @@ from benchmarks.measure import Prepare
 LIMIT = 600  # seconds
 
 
-def measured(case: str, contestant: str, quick: bool) -> int | None:
+def measured(case: str, contestant: str) -> int | None:
     """Return the peak of a contestant, None where the system does not tell."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     command = [sys.executable, "-m", "benchmarks.memory", case, contestant]
-    finished = subprocess.run(
-        command + ["--quick"] * quick, capture_output=True, text=True, timeout=LIMIT
-    )
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     if finished.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{finished.stderr}")
     return int(finished.stdout.split()[-1])
@@ -53,4 +51,4 @@ def _status(name: str) -> int:
 if __name__ == "__main__":
     from benchmarks.cases import CASES
 
-    print(peak(CASES[sys.argv[1]]("--quick" in sys.argv).contestants[sys.argv[2]]))
+    print(peak(CASES[sys.argv[1]](False).contestants[sys.argv[2]]))

@@ -71,7 +71,8 @@ def verdicts(results: Mapping[str, Result]) -> str:
 
 def remarks(result: Result) -> list[str]:
     checks = [f"{text}: {'yes' if held else 'NO'}" for text, held in result.checks.items()]
-    return [*result.case.notes, *checks]
+    left_out = [f"{name} left out: {error}" for name, error in result.left_out.items()]
+    return [*result.case.notes, *left_out, *checks]
 
 
 # The run ----------------------------------------------------------------------------------------
