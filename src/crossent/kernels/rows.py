@@ -417,10 +417,8 @@ def mass_rows(
     for i in range(logits.shape[0]):
         weight = row_weight[i] if row_weight.size else 1.0
         if weight == 0.0:
-            if losses.size:
-                losses[i] = 0.0
-            if gradient.size:
-                gradient[i] = 0
+            losses[i : i + 1] = 0.0  # empty where it is not wanted
+            gradient[i : i + 1] = 0
             continue
         scores = prepare(logits[i], softcap, replaced, capped, slope_row)
         m = largest(scores)
@@ -433,6 +431,10 @@ def mass_rows(
         own = exp_of_scaled(score, F64(m), sharpness)
         gap = sharpness * (F64(m) - F64(score))
         mass = own_mass(targets, gain, masses, x)
+        if rest + mass == 0.0 and z_loss == 0.0:  # nothing to learn, whatever the scores hold
+            losses[i : i + 1] = 0.0
+            gradient[i : i + 1] = 0
+            continue
         loss, penalty, a, own_slope = finish_masses(
             gap, mass, others, own, rest, rest_gap, sharpness * F64(m), z_loss
         )

@@ -19,17 +19,20 @@ def scan_indices(targets: Any, classes: Any, ignore_index: Any, sums: Any) -> No
 
 @kernel
 def scan_probabilities(targets: Any, class_weight: Any, row_weight: Any, sums: Any) -> None:
-    """Add to sums the weighted mass of all targets, and how many are not in [0, 1]; NaN is not.
+    """Add to sums the mass of all targets, how many are not in [0, 1], how many rows are one-hot.
 
-    An empty class_weight (C,) or row_weight (N,) stands for ones; a row of weight 0 may hold
-    anything.
+    The mass is weighted; NaN is not in [0, 1]. An empty class_weight (C,) or row_weight (N,)
+    stands for ones; a row of weight 0 may hold anything.
     """
     for i in range(targets.shape[0]):
-        row, mass, bad = targets[i], 0.0, 0
+        row, mass, bad, ones, zeros = targets[i], 0.0, 0, 0, 0
         for j in range(row.size):
             bad += not (row[j] >= 0.0 and row[j] <= 1.0)
+            ones += row[j] == 1.0
+            zeros += row[j] == 0.0
             mass += row[j] * (class_weight[j] if class_weight.size else 1.0)
         weight = row_weight[i] if row_weight.size else 1.0
         if weight != 0.0:
             sums[0] += weight * mass
             sums[1] += bad
+        sums[2] += ones == 1 and zeros == row.size - 1

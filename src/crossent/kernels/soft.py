@@ -30,6 +30,7 @@ from crossent.kernels.strips import (
     different,
     filled,
     fold,
+    fold_maximum,
     lay_out,
     load,
     new_strips,
@@ -177,6 +178,14 @@ def combine(work: Any, mass: Any, slope: Any, factors: Any) -> None:
 
 
 @device
+def leave_out_empty(sums: Any, z_loss: Any, weight: Any) -> None:
+    """Give rows without any mass the weight 0: nothing to learn, whatever their scores hold."""
+    for i in range(different(weight)):
+        if sums[WHOLE, i] == 0.0 and z_loss == 0.0:
+            weight[i] = 0.0
+
+
+@device
 def finish(
     m: Any, sums: Any, weight: Any, scale: Any, z_loss: Any, loss: Any, penalty: Any, factors: Any
 ) -> None:
@@ -260,6 +269,7 @@ def soft_rows(
         load_masses(targets[start:stop], mass, gain, base)
         load_weights(row_weight, start, stop, weight)
         add_up(work, mass, m, row_sums, partial, lost)
+        leave_out_empty(row_sums, z_loss, weight)
         finish(m, row_sums, weight, scale, z_loss, loss, penalty, factors)
         report(weight, loss, penalty, start, stop, losses, sums)
         if gradient.size:
@@ -274,13 +284,58 @@ def soft_rows(
 
 
 @device
+def take_second_maxima(work: Any, m: Any, second: Any) -> None:
+    """Store the largest score of every row in m, and the largest below it in second."""
+    m[:] = -np.inf
+    second[:] = -np.inf
+    for s in range(work.shape[0]):
+        for i in range(m.size):
+            m[i] = maximum(m[i], work[s, i])
+    fold_maximum(m)
+    for s in range(work.shape[0]):
+        for i in range(m.size):
+            x = work[s, i]
+            second[i] = maximum(second[i], select(x == m[i], -np.inf, x))
+    fold_maximum(second)
+
+
+@device
+def divide_others(work: Any, m: Any, second: Any, sums: Any, share: Any, distance: Any) -> None:
+    """Store the softmax over all but the winner, and -ln of its denominator against the winner.
+
+    Taken against the second maximum they neither underflow nor overflow, however far the winner
+    is ahead: distance = -ln sum over j != winner of exp(s_j - m).
+    """
+    take_second_maxima(work, m, second)
+    sums[:] = 0.0
+    for s in range(work.shape[0]):
+        for i in range(m.size):
+            x = work[s, i]
+            e = select(x == m[i], 0.0, exp_of_difference(x, second[i]))
+            share[s, i] = e
+            sums[i] += e
+    fold(sums)
+    for i in range(m.size):
+        distance[i] = (m[i] - second[i]) - log1p(sums[i] - 1.0)
+    for s in range(work.shape[0]):
+        divide_each(share[s], sums)
+
+
+@device
 def add_up_complements(
-    work: Any, mass: Any, others: Any, total: Any, complement: Any, pull: Any, lost: Any
+    work: Any,
+    mass: Any,
+    others: Any,
+    total: Any,
+    distance: Any,
+    complement: Any,
+    pull: Any,
+    lost: Any,
 ) -> None:
     """Add up the second term, sum of (1 - c) (-ln(1 - p)), and the u of all but the winner.
 
     With odds o = p / (1 - p): -ln(1 - p) = ln(1 + o) and u = (p - c) / (1 - p) = (1 - c) o - c.
-    1 - p = (total - exp) / total, and others / total for the winner.
+    1 - p = (total - exp) / total, and others / total for the winner, -ln(others) = distance.
     """
     complement[:] = 0.0
     pull[:] = 0.0
@@ -289,9 +344,10 @@ def add_up_complements(
         e, c = work[s], mass[s]
         for i in range(total.size):
             wins = e[i] == 1.0 and others[i] < 0.5
-            odds = e[i] / select(wins, others[i], total[i] - e[i])
+            odds = e[i] / select(wins, 1.0, total[i] - e[i])
             rest = 1.0 - c[i]
-            term = select(rest != 0.0, rest * log1p(odds), 0.0)
+            cost = select(wins, log1p(others[i]) + distance[i], log1p(odds))
+            term = select(rest != 0.0, rest * cost, 0.0)
             complement[i], lost[0, i] = add_exactly(complement[i], lost[0, i], term)
             term = select(wins, 0.0, rest * odds - c[i])
             pull[i], lost[1, i] = add_exactly(pull[i], lost[1, i], term)
@@ -315,19 +371,26 @@ def winner_pull(work: Any, mass: Any, others: Any, pull: Any) -> None:
 
 @device
 def combine_two_terms(
-    work: Any, mass: Any, others: Any, total: Any, pull: Any, winner: Any, factor: Any
+    work: Any,
+    mass: Any,
+    share: Any,
+    others: Any,
+    total: Any,
+    pull: Any,
+    winner: Any,
+    factor: Any,
 ) -> None:
     """Replace work by factor * [(1 - c_k) p_k - c_k (1 - p_k) - p_k sum of u_j over j != k]."""
     for s in range(work.shape[0]):
-        e, c = work[s], mass[s]
+        e, c, part = work[s], mass[s], share[s]
         for i in range(total.size):
             wins = e[i] == 1.0 and others[i] < 0.5
             remaining = select(wins, others[i], total[i] - e[i])
             p, q = e[i] / total[i], remaining / total[i]
-            own = select(wins, 0.0, (1.0 - c[i]) * (e[i] / remaining) - c[i])
-            # others * u of the winner is at most 1, while u itself may overflow
+            own = select(wins, 0.0, (1.0 - c[i]) * (p / q) - c[i])
+            # p u of the winner: others * u is at most 1, while u itself may overflow
             near = wins or winner[i] == 0.0
-            far = select(near, 0.0, e[i] / others[i] * (winner[i] / total[i]))
+            far = select(near, 0.0, part[i] * (winner[i] / total[i]))
             e[i] = factor[i] * ((1.0 - c[i]) * p - c[i] * q - p * (pull[i] - own) - far)
 
 
@@ -346,21 +409,24 @@ def two_term_rows(
     """Do what `soft_rows` does for -sum_j [c_j ln p_j + (1 - c_j) ln(1 - p_j)], p a softmax."""
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
     classes = logits.shape[1]
-    scratch = new_strips(4, classes)
+    scratch = new_strips(5, classes)
     strips = borrowed(scratch)
-    work, mass, gain, base = strips[0], strips[1], strips[2], strips[3]
+    work, mass, gain, base, share = strips[0], strips[1], strips[2], strips[3], strips[4]
     lay_out(class_weight, 1.0 - smoothing, gain)
     lay_out(class_weight, smoothing / classes, base)
     lay_out(class_weight, smoothing / classes, mass)
-    per_lane = np.ones((28, work.shape[1]))
+    per_lane = np.ones((30, work.shape[1]))
     lanes = borrowed(per_lane)
     m, loss, complement, weight = lanes[1], lanes[2], lanes[3], lanes[4]
     row_sums, factors, partial, lost = lanes[5:10], lanes[10:14], lanes[14:19], lanes[19:24]
     others, total, pull, winner = lanes[24], lanes[25], lanes[26], lanes[27]
+    distance, second = lanes[28], lanes[29]
     step = different(m)
     for start in range(0, logits.shape[0], step):
         stop = min(start + step, logits.shape[0])
-        load_scores(logits[start:stop], work, lanes[:1], m, 0.0, 1.0)
+        load(logits[start:stop], work, -np.inf)
+        divide_others(work, m, second, others, share, distance)
+        take_maxima(work, m)
         load_masses(targets[start:stop], mass, gain, base)
         load_weights(row_weight, start, stop, weight)
         add_up(work, mass, m, row_sums, partial, lost)
@@ -368,14 +434,14 @@ def two_term_rows(
         for i in range(m.size):
             others[i] = row_sums[LESS, i] + (row_sums[TIES, i] - 1.0)
             total[i] = row_sums[LESS, i] + row_sums[TIES, i]
-        add_up_complements(work, mass, others, total, complement, pull, lost)
+        add_up_complements(work, mass, others, total, distance, complement, pull, lost)
         for i in range(m.size):
             loss[i] += complement[i] * weight[i]
             complement[i] = 0.0
         report(weight, loss, complement, start, stop, losses, sums)
         if gradient.size:
             winner_pull(work, mass, others, winner)
-            combine_two_terms(work, mass, others, total, pull, winner, factors[1])
+            combine_two_terms(work, mass, share, others, total, pull, winner, factors[1])
             store_gradient(work, weight, gradient[start:stop])
         unload_masses(targets[start:stop], mass, base)
     keep(scratch)
