@@ -401,3 +401,19 @@ def test_one_pass_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
         if backward:
             loss.backward()
         assert (len(values), len(boths)) == expected
+
+
+def test_half_types_are_read_as_they_lie_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ml_dtypes")
+    types = []
+    value = front_end.kernels.value
+
+    def spy(loss: Any, logits: Any, *rest: Any) -> Any:
+        types.append(logits.dtype.name)
+        return value(loss, logits, *rest)
+
+    monkeypatch.setattr(front_end.kernels, "value", spy)
+    z = example(4, 3).bfloat16().detach()
+    for reduction in ("none", "mean"):
+        crossent.cross_entropy(z, labels(4, 3), reduction=reduction)
+    assert types == ["bfloat16"] * 2

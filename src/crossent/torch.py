@@ -257,12 +257,12 @@ def _evaluate(
     if not _have_kernel(logits, y, w, weights):
         zero = torch_plain.check(loss, logits, y, w, weights)
         return torch_plain.value(loss, logits, y, w, weights, normalizer) + zero
-    half = logits.dtype in HALF_TYPES
-    if half and loss.reduction == "none":  # each loss has an upstream of its own: round after it
-        logits, half = logits.float(), False
+    wanted, half = _is_wanted(logits), logits.dtype in HALF_TYPES
+    if wanted and half and loss.reduction == "none":
+        logits, half = logits.float(), False  # each loss has its own upstream: round after that
     # A half type's gradient is left to the backward pass, which knows what to multiply it by
     # before it is rounded: divided by a large batch, float16 would lose it.
-    upstream = torch.ones(()) if _is_wanted(logits) and not half else None
+    upstream = torch.ones(()) if wanted and not half else None
     return _operator(logits, y, w, weights, normalizer, upstream, *_options(loss))[0]  # type: ignore[no-any-return]
 
 
