@@ -24,8 +24,9 @@ def labels(y: Any) -> Array:
     y = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
     if y.ndim != 2 or y.shape[1] == 1:
         y = _one_type(column_or_1d(y, warn=True))
-    _refuse_missing(y)
-    check_classification_targets(y)
+    if y.ndim == 2 or y.dtype.kind not in "iubU":  # a row of those is a label, whatever it is
+        _refuse_missing(y)
+        check_classification_targets(y)
     return np.asarray(y)
 
 

@@ -23,12 +23,13 @@ from scipy import sparse
 from scipy.linalg import cholesky, lapack, solve_triangular
 from threadpoolctl import ThreadpoolController  # scikit-learn brings it
 
+from crossent.kernels.products import NARROW, add_narrow_back, narrow_scores
 from crossent.threads import CHUNK, sum_over_rows
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
 
-BLOCK_BYTES = 2 << 20  # of features: still in the cache when the second product comes
+BLOCK_BYTES = 4 << 20  # of features: still in the cache when the second product comes
 WHITEN_UP_TO = 1024  # features: beyond, a D x D matrix costs more than the iterations it saves
 ROWS_PER_FEATURE = 10  # rows that are looked at to find the shape of the features
 JITTER = 1e-6  # of a variance: what float32 cannot tell from 0
@@ -140,7 +141,7 @@ class Objective:
         def work(i: int, _: int, sums: Float64) -> None:
             sums[0], slope = slopes(i)
             back = sums[1:].reshape(shape)
-            back[:-1] = self.blocks[i].features.T @ slope
+            back[:-1] = _back(self.blocks[i].features, slope)
             back[-1] = np.ones(len(slope), slope.dtype) @ slope  # BLAS: far faster than a sum
 
         total = sum_over_rows(work, len(self.blocks), CHUNK, 1 + shape[0] * shape[1])
@@ -158,11 +159,30 @@ class Objective:
         return scores
 
 
-def scores_of(features: Any, weights: Float64, bias: Float64) -> Array:
+def scores_of(features: Any, weights: Array, bias: Array) -> Array:
     """Return X W + b in the dtype of X, always dense."""
-    scores = np.asarray(features @ weights.astype(features.dtype, copy=False))
-    scores += bias.astype(features.dtype, copy=False)
+    dtype = features.dtype
+    if _is_narrow(features, len(bias)):
+        scores = np.empty((len(features), len(bias)), dtype)
+        narrow_scores(features, np.ascontiguousarray(weights.T, dtype), bias.astype(dtype), scores)
+        return scores
+    scores = np.asarray(features @ weights.astype(dtype, copy=False))
+    scores += bias.astype(dtype, copy=False)
     return scores
+
+
+def _back(features: Any, slope: Array) -> Array:
+    """Return X^T slope."""
+    if _is_narrow(features, slope.shape[1]):
+        sums = np.zeros((slope.shape[1], features.shape[1]), slope.dtype)
+        add_narrow_back(features, slope, sums)
+        return sums.T
+    return np.asarray(features.T @ slope)
+
+
+def _is_narrow(features: Any, outputs: int) -> bool:
+    dense = isinstance(features, np.ndarray)
+    return dense and outputs <= NARROW and features.flags.c_contiguous
 
 
 @contextmanager
@@ -244,12 +264,26 @@ def coordinates_for(
         variance = _squares(features, origin, ones)[:, 0] / len(ones)
         return Coordinates(_diagonal(curvature * variance + precision[:-1]), unit)
     deviation, sample = _standardised(features[_evenly(features)], origin)
-    if features.shape[1] > min(WHITEN_UP_TO, features.shape[0]):
+    correlation = _correlation(sample) if features.shape[1] <= WHITEN_UP_TO else None
+    if correlation is None:
         return Coordinates(_diagonal(curvature * deviation**2 + precision[:-1]), unit)
-    shape = (curvature / len(sample)) * (sample.T @ sample).astype(np.float64)
-    shape.flat[:: len(shape) + 1] += precision[:-1] / deviation**2 + curvature * JITTER
-    inverse, _ = lapack.dtrtri(cholesky(shape, lower=True), lower=1)
+    correlation *= curvature
+    correlation.flat[:: len(deviation) + 1] += precision[:-1] / deviation**2 + curvature * JITTER
+    inverse, _ = lapack.dtrtri(cholesky(correlation, lower=True), lower=1)
     return Coordinates(inverse.T / deviation[:, None], unit)
+
+
+def _correlation(sample: Array) -> Float64 | None:
+    """Return the correlations of standardised columns, None if the rows are too few to show any.
+
+    Where there are none, what so many rows show is noise, and whitening with noise does harm.
+    """
+    rows, columns = sample.shape
+    if rows < columns:
+        return None
+    correlation = (sample.T @ sample).astype(np.float64) / rows
+    shown = np.sum(correlation**2) - np.sum(np.diagonal(correlation) ** 2)
+    return correlation if shown > 2 * columns * (columns - 1) / rows else None
 
 
 def _diagonal(curvature: Float64) -> Float64:
@@ -290,7 +324,8 @@ def _row_weight(block: Block) -> Float64:
 def _squares(features: Any, origin: Float64, weight: Float64) -> Float64:
     """Return sum_i weight_ij (x_id - origin_d)^2, shape (D, J); sparse features stay sparse."""
     if not sparse.issparse(features):
-        return np.asarray(np.square(features - origin).T @ weight)
+        away = features - origin
+        return np.asarray(np.square(away, out=away).T @ weight)
     m = origin[:, None]
     squares = features.power(2).T @ weight - 2 * m * (features.T @ weight) + m**2 * weight.sum(0)
     return np.asarray(np.maximum(squares, 0.0))
