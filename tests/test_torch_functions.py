@@ -384,11 +384,11 @@ def spied(function: Callable[..., Any]) -> tuple[Callable[..., Any], list[int]]:
 
 def test_one_pass_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient comes with the loss where it is wanted, and only there."""
-    kernels = front_end.kernels
-    value, values = spied(kernels.value)
-    both, boths = spied(kernels.value_and_grad)
-    monkeypatch.setattr(kernels, "value", value)
-    monkeypatch.setattr(kernels, "value_and_grad", both)
+    arrays = front_end.on_arrays
+    value, values = spied(arrays.value)
+    both, boths = spied(arrays.value_and_grad)
+    monkeypatch.setattr(arrays, "value", value)
+    monkeypatch.setattr(arrays, "value_and_grad", both)
     z, y = example(4, 3, dtype=torch.float32), labels(4, 3)
     for scores, backward, expected in (
         (z.detach(), False, (1, 0)),
@@ -406,13 +406,13 @@ def test_one_pass_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_half_types_are_read_as_they_lie_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ml_dtypes")
     types = []
-    value = front_end.kernels.value
+    value = front_end.on_arrays.value
 
     def spy(loss: Any, logits: Any, *rest: Any) -> Any:
         types.append(logits.dtype.name)
         return value(loss, logits, *rest)
 
-    monkeypatch.setattr(front_end.kernels, "value", spy)
+    monkeypatch.setattr(front_end.on_arrays, "value", spy)
     z = example(4, 3).bfloat16().detach()
     for reduction in ("none", "mean"):
         crossent.cross_entropy(z, labels(4, 3), reduction=reduction)

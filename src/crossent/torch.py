@@ -10,6 +10,7 @@ gradients in targets and weights) is computed by torch_plain.py.
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from crossent import checks, losses, plain, torch_plain
-from crossent import numpy as kernels
+from crossent import numpy as on_arrays
 from crossent.sums import LossSums
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
@@ -111,12 +112,15 @@ def _options(loss: Any) -> list[Any]:
     return [loss.name, *(getattr(loss, name, getattr(defaults, name)) for name in OPTIONS)]
 
 
-def _loss(name: str, options: tuple[Any, ...], weights: Tensor | None) -> Any:
-    """Return the loss of these options."""
+def _new_loss(name: str, options: tuple[Any, ...], weights: Tensor | None = None) -> Any:
+    """Return the loss of these options and weights."""
     given = None if weights is None else weights.tolist()
     named = dict(zip(OPTIONS, options, strict=True), class_weight=given, pos_weight=given)
     kind = KINDS[name]
     return kind(**{field.name: named[field.name] for field in fields(kind)})
+
+
+_loss = lru_cache(_new_loss)  # for those without weights, which may be many
 
 
 def _weights(loss: Any, logits: Tensor) -> Tensor | None:
@@ -141,12 +145,12 @@ def _compute(
     *options: Any,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss and its gradient times upstream, or no gradient without upstream."""
-    loss = _loss(name, options, weights)
+    loss = _loss(name, options) if weights is None else _new_loss(name, options, weights)
     arrays = _arrays(logits, targets, sample_weight)
     if upstream is None:
-        return _tensor(kernels.value(loss, *arrays, normalizer)), logits.new_empty(0)
+        return _tensor(on_arrays.value(loss, *arrays, normalizer)), logits.new_empty(0)
     factor = float(upstream)
-    value, gradient = kernels.value_and_grad(loss, *arrays, normalizer, None, factor)
+    value, gradient = on_arrays.value_and_grad(loss, *arrays, normalizer, None, factor)
     return _tensor(value), _tensor(gradient).to(logits.dtype)
 
 
@@ -161,7 +165,7 @@ def _compute_nothing(
     *options: Any,
 ) -> tuple[Tensor, Tensor]:
     """Return tensors of the right shapes and types, which hold nothing."""
-    loss, shape = _loss(name, options, None), list(logits.shape)
+    loss, shape = _loss(name, options), list(logits.shape)
     if loss.activation_name == "softmax":
         del shape[loss.axis]
     value = logits.new_empty(
@@ -184,7 +188,7 @@ def _backward(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> tuple[Tens
         return None, *nothing
     logits, targets, sample_weight, weights, gradient = ctx.saved_tensors
     call = (logits, targets, sample_weight, weights, ctx.normalizer)
-    loss = _loss(ctx.options[0], tuple(ctx.options[1:]), None)
+    loss = _loss(ctx.options[0], tuple(ctx.options[1:]))
     if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
         result = _gradient(torch_plain.value(loss, *call), logits, upstream)
     elif gradient.shape == logits.shape:
@@ -305,8 +309,11 @@ def value_and_grad(
     y, w = _beside(logits, targets, sample_weight)
     if _is_on_cpu(logits):
         buffer = None if out is None else _out(out)
-        found = kernels.value_and_grad(loss, *_arrays(logits, y, w), normalizer, buffer)
-        return _tensor(found[0]), _tensor(found[1]).to(logits.dtype) if out is None else out
+        found = on_arrays.value_and_grad(loss, *_arrays(logits, y, w), normalizer, buffer)
+        slope = _tensor(found[1]).to(logits.dtype)
+        if out is not None and out.data_ptr() != slope.data_ptr():
+            out.copy_(slope)  # bfloat16 without a NumPy type for it
+        return _tensor(found[0]), slope if out is None else out
     z, value = _on_tape(loss, logits, y, w, normalizer)
     (gradient,) = torch.autograd.grad(value.sum(), z)
     return value.detach(), gradient if out is None else out.copy_(gradient)
@@ -351,7 +358,7 @@ def sums(loss: Any, logits: Tensor, targets: Any, sample_weight: Any) -> LossSum
     """Return sums that merge with those of other samples."""
     y, w = _beside(logits, targets, sample_weight)
     if _is_on_cpu(logits):
-        return kernels.sums(loss, *_arrays(logits, y, w))
+        return on_arrays.sums(loss, *_arrays(logits, y, w))
     weights = _weights(loss, logits)
     torch_plain.check(loss, logits, y, w, weights)
     return torch_plain.sums(loss, logits, y, w, weights)
@@ -389,7 +396,7 @@ def chain_rule(loss: Any, logits: Tensor, targets: Any) -> plain.ChainRule:
 def _activation(logits: Tensor, name: str, axis: int) -> Tensor:
     """Return the softmax or sigmoid, or its logarithm, or the logsumexp."""
     arguments = [] if "sigmoid" in name else [axis]
-    return _tensor(getattr(kernels, name)(_array(logits), *arguments))
+    return _tensor(getattr(on_arrays, name)(_array(logits), *arguments))
 
 
 @_activation.register_fake
