@@ -270,11 +270,15 @@ def cross_entropy_cases() -> list[Case]:
         case("softcap far above", softcap=1e6),
         case("temperature", temperature=0.25),
         case("temperature, hot", SOFT, temperature=10.0),
+        case("right and certain, softcap", [0, 0], SURE, softcap=1000.0),
+        case("right and certain, long, softcap", [0, 0], LONG_SURE, softcap=1000.0),
         *(case(f"everything, {r}", y, **ALL_OPTIONS, reduction=r) for r, y in reductions),
         case("everything, long rows", [0, 250, -100], wave(3, 300), **LONG_OPTIONS),
     ]
 
 
+SURE = [[40.0, 0.0, -3.0], [90.0, 0.0, 0.0]]
+LONG_SURE = [[row[0], *[row[1]] * 298, row[2]] for row in SURE]
 LONG_OPTIONS = {**ALL_OPTIONS, "class_weight": [(j % 5 + 1) / 4 for j in range(300)]}
 
 

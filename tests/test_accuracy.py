@@ -47,7 +47,7 @@ def test_loss_and_gradient(dtype: str, classes: int, loss: str, kind: str) -> No
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_vocabulary(dtype: str, loss: str, kind: str) -> None:
     z, targets = draw(loss, kind, 50257, dtype, SPREADS[-1:])
-    some = [0, 2, 3, 8]  # uniform, falling, certain, many small beside 64 large
+    some = [0, 3, 8]  # uniform, certain, many small beside 64 large
     found = errors(loss, z[some], targets[some])
     terms = is_difference(loss, kind, dtype)
     assert found.value <= BOUND[dtype]
