@@ -438,6 +438,8 @@ def mass_rows(
         loss, penalty, a, own_slope = finish_masses(
             gap, mass, others, own, rest, rest_gap, sharpness * F64(m), z_loss
         )
+        if z_loss > 0.0 and softcap is None and m == 0.0 and largest(logits[i]) == np.inf:
+            penalty = np.inf  # the limit hides how high the scores were
         sums[0], sums[2] = add_exactly(sums[0], sums[2], weight * loss)
         sums[1], sums[3] = add_exactly(sums[1], sums[3], weight * penalty)
         if losses.size:

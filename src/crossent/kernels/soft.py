@@ -208,6 +208,14 @@ def finish(
 
 
 @device
+def raise_penalties(logits: Any, m: Any, weight: Any, penalty: Any) -> None:
+    """Make the z-loss of a row that holds +inf infinite: its limit hides how high it was."""
+    for i in range(logits.shape[0]):
+        if m[i] == 0.0 and weight[i] != 0.0 and largest_of(logits[i]) == np.inf:
+            penalty[i] = np.inf
+
+
+@device
 def report(
     weight: Any, loss: Any, penalty: Any, start: Any, stop: Any, losses: Any, sums: Any
 ) -> None:
@@ -271,6 +279,8 @@ def soft_rows(
         add_up(work, mass, m, row_sums, partial, lost)
         leave_out_empty(row_sums, z_loss, weight)
         finish(m, row_sums, weight, scale, z_loss, loss, penalty, factors)
+        if z_loss > 0.0 and softcap == 0.0:
+            raise_penalties(logits[start:stop], m, weight, penalty)
         report(weight, loss, penalty, start, stop, losses, sums)
         if gradient.size:
             combine(work, mass, slope, factors)
@@ -312,11 +322,13 @@ def divide_others(work: Any, m: Any, second: Any, sums: Any, share: Any, distanc
         for i in range(m.size):
             x = work[s, i]
             e = select(x == m[i], 0.0, exp_of_difference(x, second[i]))
+            e = select(second[i] == -np.inf, 0.0, e)  # all others are impossible
             share[s, i] = e
             sums[i] += e
     fold(sums)
     for i in range(m.size):
-        distance[i] = (m[i] - second[i]) - log1p(sums[i] - 1.0)
+        distance[i] = np.inf if sums[i] == 0.0 else (m[i] - second[i]) - log1p(sums[i] - 1.0)
+        sums[i] = 1.0 if sums[i] == 0.0 else sums[i]
     for s in range(work.shape[0]):
         divide_each(share[s], sums)
 
