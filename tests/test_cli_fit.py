@@ -135,6 +135,7 @@ def test_every_class_is_kept_and_learnt(people: Path) -> None:
     shown = good("fit", "t.parquet", "--target", "y")
     assert re.search(r"^a +18 ", shown, re.MULTILINE)
     assert re.search(r"^b +2 ", shown, re.MULTILINE)
+    shown = good("fit", "t.parquet", "--target", "y", "--valid", "0.8")
     assert not re.search(r"^c +\d", shown, re.MULTILINE)  # its one row is learnt
 
 
@@ -342,7 +343,7 @@ def test_bad_input_to_predict_is_one_sentence(iris_model: Path, tmp_path: Path) 
 
 
 def test_the_evaluation_by_hand() -> None:
-    p = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.25, 0.25, 0.5]])
+    p = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6], [0.25, 0.25, 0.5]])
     evaluation = Evaluation(
         ["a", "b", "c"],
         np.array([0, 0, 1, 2]),
@@ -350,11 +351,11 @@ def test_the_evaluation_by_hand() -> None:
         np.array([4, 8, 9, 11]),
         np.array([0.5, 0.25, 0.25]),
     )
-    losses = -np.log([0.7, 0.1, 0.3, 0.5])
+    losses = -np.log([0.7, 0.1, 0.1, 0.5])
     assert evaluation.losses == pytest.approx(losses)
     assert evaluation.loss == pytest.approx(losses.mean())
     assert evaluation.baseline == pytest.approx(-np.log([0.5, 0.5, 0.25, 0.25]).mean())
-    assert evaluation.confusion.tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 1]]
+    assert evaluation.confusion.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 1]]
     assert evaluation.by_class() == [
         ("a", 2, pytest.approx(losses[:2].mean()), 0.5),
         ("b", 1, pytest.approx(losses[2]), 0.0),
@@ -362,7 +363,7 @@ def test_the_evaluation_by_hand() -> None:
     ]
     assert evaluation.worst(5) == [
         (8, "a", "b", pytest.approx(0.8), pytest.approx(0.1)),
-        (9, "b", "a", pytest.approx(0.6), pytest.approx(0.3)),
+        (9, "b", "c", pytest.approx(0.6), pytest.approx(0.1)),
     ]
     assert evaluation.worst(1)[0][0] == 8
     assert evaluation.reliability(4) == [

@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from threadpoolctl import threadpool_info
 
 import crossent
 from crossent import model_file, reference
@@ -170,6 +171,7 @@ def test_standardize_leaves_a_constant_column_without_weight() -> None:
     X, y = rows()
     model = fitted(np.column_stack([X, np.full(len(y), 7.0)]), y, standardize=True)
     assert np.abs(model.coef_[:, -1]).max() < 1e-6
+    assert model._memory.scale[-1] == 1  # in a later batch it may vary, and is penalised then
 
 
 # Features as they lie ---------------------------------------------------------------------------
@@ -411,6 +413,32 @@ def test_float32_stops_where_rounding_begins() -> None:
     assert model.loss_history_[-1] == pytest.approx(fitted(X, y).loss_history_[-1], rel=1e-6)
 
 
+def test_the_trust_region_too_stops_where_rounding_begins() -> None:
+    random = np.random.default_rng(3)
+    X = random.standard_normal((40, 120), dtype=np.float32)
+    model = CrossEntropyClassifier(tol=1e-14).fit(X, random.integers(3, size=40))
+    assert model.stop_reason_ == "no further decrease within rounding"
+    assert model.n_iter_ < 60
+    assert len(model.loss_history_) == model.n_iter_ + 1
+    assert (np.diff(model.loss_history_) <= 0).all()
+
+
+def test_blas_keeps_to_one_thread_only_while_it_trains() -> None:
+    X, y = rows()
+    before, within = blas_threads(), []
+
+    def callback(progress: Progress) -> None:
+        within.extend(blas_threads())
+
+    CrossEntropyClassifier(callback=callback).fit(X, y)
+    assert set(within) == {1}
+    assert blas_threads() == before
+
+
+def blas_threads() -> list[int]:
+    return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+
 def test_the_callback_sees_every_iteration_and_can_stop() -> None:
     X, y = load_digits(return_X_y=True)
     seen: list[Progress] = []
@@ -514,6 +542,13 @@ def test_probabilities_and_their_logarithms_keep_both_tails(
     rest = np.exp(order[certain, :-1]).sum(axis=1)
     assert -order[certain, -1] == pytest.approx(rest, rel=1e-12)
     assert (model.predict(far) == log_p.argmax(axis=1)).all()
+
+
+def test_one_against_the_rest_divides_by_the_sum() -> None:
+    X, y = rows()
+    model = CrossEntropyClassifier(loss="sigmoid").fit(X, y)
+    a = reference.sigmoid(model.decision_function(X))
+    assert model.predict_proba(X) == pytest.approx(a / a.sum(axis=1, keepdims=True), rel=1e-12)
 
 
 def test_decisions_for_two_classes_have_one_sign() -> None:

@@ -22,7 +22,6 @@ _KINDS = {
     ".feather": "Feather",
     ".arrow": "Feather",
 }
-_LARGEST = 1 << 30  # bytes of a CSV file that are looked at to tell the types of its columns
 
 
 def read_table(source: str | Path, text_columns: Collection[str] = ()) -> pa.Table:
@@ -99,12 +98,10 @@ def _read_csv(path: Path, text_columns: Collection[str]) -> pa.Table:
         ) from None
     if not header.strip():
         raise ValueError(f"{path} is empty")
-    size = min(max(path.stat().st_size * (64 if path.suffix == ".gz" else 1), 1 << 20), _LARGEST)
     table = csv.read_csv(
         path,
-        csv.ReadOptions(block_size=size),
-        csv.ParseOptions(delimiter=_delimiter(header), newlines_in_values=True),
-        csv.ConvertOptions(
+        parse_options=csv.ParseOptions(delimiter=_delimiter(header), newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
             null_values=MISSING,
             strings_can_be_null=True,
             column_types=dict.fromkeys(text_columns, pa.string()),
