@@ -136,7 +136,7 @@ class Search:
 
     def _after_iteration(self, intermediate_result: OptimizeResult) -> None:
         assert self._trial is not None
-        if intermediate_result.fun == self._trial.objective:
+        if np.array_equal(intermediate_result.x, self._trial.position):
             self._refused = 0
             self._accept(self._trial)
         else:  # the trust region refused the step and will try a shorter one
