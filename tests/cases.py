@@ -237,6 +237,8 @@ def softmax_cases(loss: str) -> list[Case]:
         case("many rows, smoothed", wave(300, 3), [i % 3 for i in range(300)], label_smoothing=0.1),
         case("long rows", wave(3, 300), [0, 299, 17]),
         case("long rows, probabilities", wave(3, 300), small),
+        case("long rows, weighted", wave(3, 300), [0, 299, 17], [0.5, 2.0, 0.0]),
+        case("long rows, probabilities, weighted", wave(3, 300), small, [0.5, 2.0, 0.0]),
         case("long rows, smoothed", wave(3, 300), [0, 299, -100], label_smoothing=0.1),
         case("long row with +inf", [[*wave(1, 299)[0], INF], *wave(2, 300)], [299, 0, 1]),
         case("long row with NaN", [[*wave(1, 299)[0], NAN], *wave(2, 300)], [1, 0, 1], **each),

@@ -19,7 +19,7 @@ TOLERANCE = {
     "float32": {"rtol": 2e-6, "atol": 1e-7},
     "float64": {"rtol": 1e-11, "atol": 1e-13},
 }
-EXAMPLES = settings(max_examples=150)
+EXAMPLES = settings(max_examples=200)
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,12 @@ class Call:
 
 def maybe(strategy: st.SearchStrategy[Any], otherwise: Any = None) -> st.SearchStrategy[Any]:
     return st.just(otherwise) | strategy
+
+
+def some(**options: list[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return some of the options, with one of their values; often none."""
+    values = {name: st.sampled_from(given) for name, given in options.items()}
+    return st.just({}) | st.fixed_dictionaries({}, optional=values)
 
 
 @st.composite
@@ -86,7 +92,8 @@ def expect(call: Call, losses: Any, gradient: Any, mass: Any, reduction: str) ->
     return (weight * losses).sum() * scale, per_class * gradient * scale
 
 
-def compare(loss: Any, call: Call, expected: tuple[Any, Any], axis: int = -1) -> None:
+def compare(loss: Any, call: Call, expected: tuple[Any, Any]) -> None:
+    axis = getattr(loss, "axis", -1)
     z = np.moveaxis(call.logits, -1, axis)
     softmax = loss.activation_name == "softmax"
     targets = call.targets
@@ -119,88 +126,70 @@ def one_hot(call: Call) -> tuple[Any, Any]:
 @EXAMPLES
 @given(
     call=calls(sigmoid=False),
+    options=some(
+        label_smoothing=[0.1, 1.0],
+        z_loss=[0.01],
+        softcap=[3.0, 50.0],
+        temperature=[0.5, 4.0],
+        class_weight=[True],
+        axis=[0],
+    ),
     reduction=st.sampled_from(REDUCTIONS),
-    alpha=st.sampled_from([0.0, 0.1, 1.0]),
-    z_loss=st.sampled_from([0.0, 0.01]),
-    softcap=st.sampled_from([None, 3.0, 50.0]),
-    temperature=st.sampled_from([1.0, 0.5, 4.0]),
-    weighted=st.booleans(),
-    first_axis=st.booleans(),
 )
-def test_cross_entropy(
-    call: Call,
-    reduction: str,
-    alpha: float,
-    z_loss: float,
-    softcap: float | None,
-    temperature: float,
-    weighted: bool,
-    first_axis: bool,
-) -> None:
+def test_cross_entropy(call: Call, options: dict[str, Any], reduction: str) -> None:
     classes = call.logits.shape[-1]
-    class_weight = np.arange(classes) % 4 / 2 if weighted else np.ones(classes)
-    axis = 0 if first_axis else -1
-    loss = crossent.CrossEntropy(
-        class_weight=class_weight if weighted else None,
-        label_smoothing=alpha,
-        z_loss=z_loss,
-        softcap=softcap,
-        temperature=temperature,
-        reduction=reduction,
-        axis=axis,
-    )
+    class_weight = np.ones(classes)
+    if "class_weight" in options:
+        options = {**options, "class_weight": (class_weight := np.arange(classes) % 4 / 2)}
+    softcap, temperature = options.get("softcap"), options.get("temperature", 1.0)
     z = call.logits.astype(np.float64)
     s = reference.scores(z, softcap, temperature)
     p, (c, keep) = reference.softmax(s), one_hot(call)
-    t = class_weight * reference.smooth(c, alpha) * keep[..., None]
+    t = class_weight * reference.smooth(c, options.get("label_smoothing", 0.0)) * keep[..., None]
+    z_loss = options.get("z_loss", 0.0)
     losses = reference.cross_entropy(p, t) + reference.z_loss(s, z_loss) * keep
     from_z_loss = 2 * z_loss * reference.logsumexp(s)[..., None] * p * keep[..., None]
     slope = np.ones_like(z) if softcap is None else 1 - np.tanh(z / softcap) ** 2
     gradient = (reference.cross_entropy_gradient(p, t) + from_z_loss) * slope / temperature
     mass = np.where(keep, (c * class_weight).sum(axis=-1), -1.0)
-    compare(loss, call, expect(call, losses, gradient, mass, reduction), axis)
+    loss = crossent.CrossEntropy(**options, reduction=reduction)
+    compare(loss, call, expect(call, losses, gradient, mass, reduction))
 
 
 @EXAMPLES
 @given(
     call=calls(sigmoid=False),
+    options=some(label_smoothing=[0.1, 1.0], axis=[0]),
     reduction=st.sampled_from(REDUCTIONS),
-    alpha=st.sampled_from([0.0, 0.1, 1.0]),
-    first_axis=st.booleans(),
 )
-def test_softmax_binary_cross_entropy(
-    call: Call, reduction: str, alpha: float, first_axis: bool
-) -> None:
+def test_softmax_binary_cross_entropy(call: Call, options: dict[str, Any], reduction: str) -> None:
     if call.logits.shape[-1] == 1:  # p is 1 whatever the score: E is 0 or infinite
         return
-    axis = 0 if first_axis else -1
-    loss = crossent.SoftmaxBinaryCrossEntropy(label_smoothing=alpha, reduction=reduction, axis=axis)
     p, (c, keep) = reference.softmax(call.logits.astype(np.float64)), one_hot(call)
-    t = reference.smooth(c, alpha)
+    t = reference.smooth(c, options.get("label_smoothing", 0.0))
     losses = np.where(keep, reference.two_term_cross_entropy(p, t), 0.0)
-    gradient = reference.two_term_gradient(p, t)
     mass = np.where(keep, 1.0, -1.0)
-    compare(loss, call, expect(call, losses, gradient, mass, reduction), axis)
+    expected = expect(call, losses, reference.two_term_gradient(p, t), mass, reduction)
+    compare(crossent.SoftmaxBinaryCrossEntropy(**options, reduction=reduction), call, expected)
 
 
 @EXAMPLES
 @given(
     call=calls(sigmoid=True),
+    options=some(label_smoothing=[0.1, 1.0], pos_weight=[True]),
     reduction=st.sampled_from(REDUCTIONS),
-    alpha=st.sampled_from([0.0, 0.1, 1.0]),
-    weighted=st.booleans(),
 )
-def test_binary_cross_entropy(call: Call, reduction: str, alpha: float, weighted: bool) -> None:
+def test_binary_cross_entropy(call: Call, options: dict[str, Any], reduction: str) -> None:
     outputs = call.logits.shape[-1]
-    pos_weight = np.arange(outputs) % 4 / 2 if weighted else np.ones(outputs)
-    loss = crossent.BinaryCrossEntropy(
-        pos_weight=pos_weight if weighted else None, label_smoothing=alpha, reduction=reduction
-    )
+    pos_weight = np.ones(outputs)
+    if "pos_weight" in options:
+        options = {**options, "pos_weight": (pos_weight := np.arange(outputs) % 4 / 2)}
     a = reference.sigmoid(call.logits.astype(np.float64))
-    y = reference.smooth_binary(call.targets, alpha)
+    y = reference.smooth_binary(call.targets, options.get("label_smoothing", 0.0))
     losses = reference.weighted_binary_cross_entropy(a, y, pos_weight)
     gradient = (1 - y) * a - pos_weight * y * (1 - a)
-    compare(loss, call, expect(call, losses, gradient, np.ones(losses.shape), reduction))
+    expected = expect(call, losses, gradient, np.ones(losses.shape), reduction)
+    compare(crossent.BinaryCrossEntropy(**options, reduction=reduction), call, expected)
 
 
 @EXAMPLES

@@ -1,0 +1,214 @@
+"""Break the package once, in a copy, and see a test go red.
+
+A mutant is a copy of the package in which one piece of text is replaced; the tests named beside it
+must then fail, by an assertion and not by a crash. Where a mutant's text is gone because the code
+changed, this says so: find the mistake's new place, or the mistake that became possible instead.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import crossent
+
+SOURCE = Path(crossent.__file__).parent
+TESTS = Path(__file__).parent
+CASES = "test_laws.py::test_value_and_gradient_are_true"
+SEEN = ("AssertionError", "E   assert ", "DID NOT RAISE")
+LIMIT = 120  # seconds for a mutant, which may have to compile
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake: in a file, one text in place of another, and the test that must see it."""
+
+    mistake: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+MUTANTS = (
+    Mutant(
+        "the sign of the target's gradient",
+        "kernels/tiles.py",
+        "-others[i] * total[i]",
+        "others[i] * total[i]",
+        f"{CASES}[cross_entropy-indices]",
+    ),
+    Mutant(
+        "the tail: p - 1 for the target of a confident row",
+        "kernels/tiles.py",
+        "-others[i] * total[i]",
+        "((1.0 - others[i]) - 1.0) * total[i]",
+        f"{CASES}[cross_entropy-right and certain]",
+    ),
+    Mutant(
+        "a row's weight",
+        "kernels/rows.py",
+        "loss *= weight",
+        "loss *= 1.0",
+        f"{CASES}[cross_entropy-long rows, weighted]",
+    ),
+    Mutant(
+        "what the difference of two scores rounds away",
+        "kernels/elementary.py",
+        "select(d > -reach, e, reach - reach)",
+        "reach - reach",
+        "test_accuracy.py::test_loss_and_gradient[float32-10-cross_entropy-hard]",
+    ),
+    Mutant(
+        "the raising of sums of subnormals",
+        "kernels/elementary.py",
+        "scale_by_power(p, k + F32(64.0))",
+        "scale_by_power(p, k) * F32(2.0**64)",
+        "test_accuracy.py::test_loss_and_gradient[float32-1000-cross_entropy-hard]",
+    ),
+    Mutant(
+        "how much smoothing gives every class",
+        "kernels/soft.py",
+        "lay_out(class_weight, smoothing / classes, mass)",
+        "lay_out(class_weight, smoothing, mass)",
+        f"{CASES}[cross_entropy-smoothed]",
+    ),
+    Mutant(
+        "the count of equal largest scores",
+        "kernels/soft.py",
+        "sums[LESS, i] + (sums[TIES, i] - 1.0), sums[LESS, i] + sums[TIES, i]",
+        "sums[LESS, i], sums[LESS, i] + 1.0",
+        f"{CASES}[cross_entropy-tied probabilities]",
+    ),
+    Mutant(
+        "the winner's own factor",
+        "kernels/soft.py",
+        "select(wins, winner_b[i], b[i])",
+        "select(wins, b[i], b[i])",
+        f"{CASES}[cross_entropy-right and certain, softcap]",
+    ),
+    Mutant(
+        "the fold of a long row's lanes",
+        "kernels/strips.py",
+        "accumulator[i] += accumulator[width + i]",
+        "accumulator[i] += 0.0",
+        f"{CASES}[softmax_binary_cross_entropy-long rows]",
+    ),
+    Mutant(
+        "what the winner adds to the two-term gradient of the others",
+        "kernels/soft.py",
+        "p * (pull[i] - own) - far)",
+        "p * (pull[i] - own))",
+        f"{CASES}[softmax_binary_cross_entropy-wrong and certain]",
+    ),
+    Mutant(
+        "sigma' in the quadratic cost",
+        "kernels/sigmoid.py",
+        "r * up * down",
+        "r * up",
+        f"{CASES}[quadratic_cost-bits]",
+    ),
+    Mutant(
+        "which sum batchmean divides by",
+        "numpy.py",
+        'problem.samples if reduction == "batchmean"',
+        'problem.weight if reduction == "batchmean"',
+        f"{CASES}[binary_cross_entropy-weighted, batchmean]",
+    ),
+    Mutant(
+        "the rows that are ignored",
+        "numpy.py",
+        "keep * (weights if weights.size else 1.0)",
+        "np.ones(len(keep))",
+        f"{CASES}[cross_entropy-ignored]",
+    ),
+    Mutant(
+        "where out and the logits overlap",
+        "numpy.py",
+        "return any(np.may_share_memory(out, array) for array in inputs)",
+        "return False",
+        "test_laws.py::test_out_may_overlap_the_logits_in_any_way",
+    ),
+    Mutant(
+        "the z-loss in the mean of sums",
+        "sums.py",
+        "(self.sum + self.z_loss) / self.weight",
+        "self.sum / self.weight",
+        "test_semantics.py::test_z_loss_is_added_to_the_value_and_reported_apart",
+    ),
+    Mutant(
+        "the curvature of the quadratic cost",
+        "plain.py",
+        "error * (down - up)",
+        "error * (up - down)",
+        "test_laws.py::test_hessian_is_symmetric_and_the_slope_of_the_gradient",
+    ),
+    Mutant(
+        "the off-diagonal terms of the softmax Jacobian",
+        "reference.py",
+        "u - p * u.sum(axis=-1, keepdims=True)",
+        "p - c",
+        "test_reference.py::test_product_of_the_links_is_the_simplified_gradient",
+    ),
+    Mutant(
+        "the upper bound of an option",
+        "checks.py",
+        "and value <= high",
+        "",
+        "test_errors.py::test_bad_input",
+    ),
+)
+
+
+def run(package: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run tests, which pass when nothing is broken, against a package that lies elsewhere."""
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--no-header", "--tb=line"]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *(str(TESTS / test) for test in tests)],
+        env={**os.environ, "PYTHONPATH": str(package), "NUMBA_CACHE_DIR": ""},
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+
+
+def mutate(mutant: Mutant, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Return what its test says of a mutant; machine code of whole kernels is kept."""
+    compiled = shutil.ignore_patterns("__pycache__" if "kernels" in mutant.file else "")
+    shutil.copytree(SOURCE, directory / "crossent", ignore=compiled)
+    file = directory / "crossent" / mutant.file
+    file.write_text(file.read_text().replace(mutant.old, mutant.new))
+    return run(directory, [mutant.test])
+
+
+@pytest.fixture(scope="module")
+def verdicts(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    """Every mutant's run, two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            mutant.mistake: pool.submit(mutate, mutant, tmp_path_factory.mktemp("mutant"))
+            for mutant in MUTANTS
+        }
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.mistake)
+def test_text_to_break_is_there(mutant: Mutant) -> None:
+    assert mutant.old in (SOURCE / mutant.file).read_text()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.mistake)
+def test_mistake_is_seen(
+    mutant: Mutant, verdicts: dict[str, Future[subprocess.CompletedProcess[str]]]
+) -> None:
+    verdict = verdicts[mutant.mistake].result()
+    assert verdict.returncode == 1, verdict.stdout[-2000:]
+    assert any(word in verdict.stdout for word in SEEN), verdict.stdout[-2000:]
