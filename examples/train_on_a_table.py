@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 
 from crossent.sklearn import CrossEntropyClassifier
 
-wine = load_wine(as_frame=True)
+wine = load_wine()
 X, X_test, y, y_test = train_test_split(
     wine.data, wine.target, test_size=0.3, stratify=wine.target, random_state=0
 )
@@ -23,7 +23,7 @@ print(f"objective {classifier.loss_history_[0]:.4f} -> {classifier.loss_history_
 print(f"cross-entropy of new rows {classifier.cross_entropy(X_test, y_test):.4f} nats")
 print(f"accuracy on new rows {classifier.score(X_test, y_test):.4f}")
 
-effect = classifier.coef_ * X.to_numpy().std(axis=0)  # per standard deviation of the feature
+effect = classifier.coef_ * X.std(axis=0)  # per standard deviation of the feature
 for label, row in zip(wine.target_names, effect, strict=True):
     strongest = np.argsort(-np.abs(row))[:3]
     says = ", ".join(f"{wine.feature_names[j]} {row[j]:+.2f}" for j in strongest)
