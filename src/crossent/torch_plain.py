@@ -168,7 +168,7 @@ def complement_distances(s: Tensor, row: Apart) -> Tensor:
     below = s.scatter(-1, row.winner, -math.inf)
     alone = (below == -math.inf).all(-1, keepdim=True)
     second = apart(torch.where(alone, 0.0, below))
-    gap = torch.where(alone, math.inf, row.m - second.m - torch.log1p(second.rest))
+    gap = row.m - torch.where(alone, -math.inf, second.m) - torch.log1p(second.rest)
     return near.scatter(-1, row.winner, 0.0) + torch.zeros_like(s).scatter(
         -1, row.winner, gap + torch.log1p(rest)
     )
@@ -206,8 +206,9 @@ def _softmax_terms(
         losses, mass = _one_term(loss, y, s, row, class_weight)
     penalties = torch.zeros_like(w)
     if getattr(loss, "z_loss", 0.0):
-        m = torch.where(row.m == math.inf, 0.0, row.m)  # the limit of the row, as for the loss
-        penalties = loss.z_loss * (m + torch.log1p(row.rest)).squeeze(-1) ** 2
+        infinite = row.m == math.inf  # the limit has no slope
+        lse = torch.where(infinite, 0.0, row.m) + torch.log1p(row.rest)
+        penalties = (loss.z_loss * torch.where(infinite, math.inf, lse**2)).squeeze(-1)
     return Terms(
         torch.where(part, w * losses, 0.0),
         torch.where(part, w * penalties, 0.0),
