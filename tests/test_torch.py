@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import crossent
 import oracle
@@ -109,6 +110,7 @@ LIMITS = [  # logits, targets
     ([[1.0, -INF, -INF]], [0]),
     ([[1.0, -INF, -INF]], [1]),
     ([[1.0, -INF, -INF]], [[0.5, 0.5, 0.0]]),
+    ([[1.0, -INF, -INF]], [[0.5, 0.0, 0.0]]),
     ([[INF, -INF, -INF]], [1]),
     ([[INF, INF, 1.0]], [0]),
     ([[-INF, -INF, -INF]], [0]),
@@ -293,6 +295,31 @@ def test_the_saved_gradient_becomes_the_gradient(monkeypatch: pytest.MonkeyPatch
         assert z.grad.data_ptr() == saved.pop()
 
 
+class Recorder(TorchDispatchMode):
+    """Keeps the sizes of all tensors that operations make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.sizes.append(result.numel())
+        return result
+
+
+def test_the_backward_pass_makes_nothing_of_the_size_of_the_scores() -> None:
+    z = example(60, 50)
+    value = crossent.cross_entropy(z, labels(60, 50))
+    with Recorder() as recorder:
+        value.backward()
+    assert recorder.sizes
+    assert sum(size >= z.numel() for size in recorder.sizes) <= 1  # a view of it, for z.grad
+
+
 def test_a_version_of_torch_that_does_not_tell_whether_a_graph_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -395,6 +422,7 @@ def test_any_make_of_tensor(make: Callable[[Tensor], Tensor], way: Way) -> None:
     found = way(crossent.CrossEntropy(), made, y)
     same(found, value, **TIGHT)
     same(gradient(found, made), slope, **TIGHT)
+    same(crossent.CrossEntropy().value_and_grad(made, y), (value, slope), **TIGHT)
 
 
 def test_expanded_scores_and_targets(way: Way) -> None:

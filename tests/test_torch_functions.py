@@ -179,6 +179,28 @@ def test_errors_are_those_of_the_arrays(
     assert message(name, options, (z, *as_tensors(rest))) == known
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+def test_rows_of_weight_0_may_have_any_probabilities(
+    kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_end, "_is_on_cpu", lambda logits: kernels)
+    z, y = torch.zeros(3, 2), torch.tensor([[0.5, 7.0], [0.5, NAN], [0.0, 1.0]])
+    loss = crossent.CrossEntropy(axis=0)
+    assert loss(z, y, torch.tensor([1.0, 0.0])).item() == pytest.approx(math.log(3))
+    with pytest.raises(ValueError, match=r"targets\[0, 1\] is 7.0; a probability must be in"):
+        loss(z, y, torch.tensor([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_weights_of_modules_are_named_alike(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_end, "_is_on_cpu", lambda logits: kernels)
+    bad, z = torch.tensor([1.0, -1.0]), torch.zeros(1, 2)
+    with pytest.raises(ValueError, match=r"class_weight\[1\] is -1.0; a weight must be finite"):
+        front_end.CrossEntropyLoss(bad)(z, torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"pos_weight\[1\] is -1.0; a weight must be finite"):
+        front_end.BCEWithLogitsLoss(pos_weight=bad)(z, z)
+
+
 def test_errors_about_lists_beside_tensors() -> None:
     z = torch.zeros(2, 3)
     with pytest.raises(TypeError, match=r"targets is .* it must hold numbers"):

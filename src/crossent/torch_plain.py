@@ -342,7 +342,8 @@ def _check(
     if sample_weight is not None and not _are_weights(sample_weight):
         checks.sample_weight(_copy(sample_weight), tuple(sample_weight.shape))
     if weights is not None and not _are_weights(weights):
-        checks.weights_option("weights", _copy(weights).reshape(-1))
+        name = "pos_weight" if axis is None else "class_weight"
+        checks.weights_option(name, _copy(weights).reshape(-1))
     if axis is None or _are_probabilities(targets, logits):
         along = -1 if axis is None else batch_axes + axis
         _check_probabilities(targets, sample_weight, along)
