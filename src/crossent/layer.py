@@ -23,6 +23,7 @@ from scipy import sparse
 from scipy.linalg import cholesky, lapack, solve_triangular
 from threadpoolctl import ThreadpoolController  # scikit-learn brings it
 
+from crossent import reference
 from crossent.kernels.products import NARROW, add_narrow_back, narrow_scores
 from crossent.threads import CHUNK, sum_over_rows
 
@@ -169,6 +170,11 @@ def scores_of(features: Any, weights: Array, bias: Array) -> Array:
     scores = np.asarray(features @ weights.astype(dtype, copy=False))
     scores += bias.astype(dtype, copy=False)
     return scores
+
+
+def outputs_of(loss: Any, scores: Array) -> Float64:
+    """Return what the loss's activation makes of some scores: too few to compile a kernel for."""
+    return np.asarray(getattr(reference, loss.activation_name)(scores))
 
 
 def _back(features: Any, slope: Array) -> Array:
@@ -373,7 +379,7 @@ class Memory:
         some = _evenly(block.features)
         features = block.features[some]
         bias = parameters[-1] - self.origin @ parameters[:-1]
-        p = loss.activation(scores_of(features, parameters[:-1], bias)).astype(np.float64)
+        p = outputs_of(loss, scores_of(features, parameters[:-1], bias))
         row_weight = _row_weight(
             Block(features, p, None if block.weight is None else block.weight[some])
         )

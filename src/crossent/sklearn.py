@@ -416,7 +416,7 @@ class _Task:
 
     def coordinates(self, origin: Float64, precision: Float64) -> layer.Coordinates:
         """Return coordinates for the search."""
-        p = self.loss.activation(np.zeros((1, self.outputs)))
+        p = layer.outputs_of(self.loss, np.zeros((1, self.outputs)))
         return layer.coordinates_for(self.features, origin, float((p * (1 - p)).mean()), precision)
 
     def start(self) -> Float64:
