@@ -32,8 +32,10 @@ def read(name):
 
 
 @pytest.mark.parametrize("name", crossent.__all__)
-def test_every_public_name_is_in_the_reference(name):
-    assert re.search(rf"\b{name}\b", read("api.md"))
+def test_every_public_name_and_its_docstring_are_in_the_reference(name):
+    directive = rf"^\.\. auto(class|function):: crossent\.{name}$"
+    assert re.search(rf"`{name}[`(]", read("api.md"))
+    assert re.search(directive, read("api.md"), re.MULTILINE)
 
 
 LOSSES = [each for each in map(vars(crossent).get, crossent.__all__) if hasattr(each, "hvp")]
