@@ -1,13 +1,18 @@
-"""Tables: CSV, Parquet and Feather files, and scikit-learn's sample data, as pyarrow tables."""
+"""Tables: CSV, Parquet and Feather files, whole or batch by batch, and scikit-learn's samples."""
 
 from __future__ import annotations
 
+import glob
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, groupby
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
-from pyarrow import csv, feather, parquet
+from pyarrow import csv, feather, ipc, parquet
 
 from crossent.files import replacing
 
@@ -22,6 +27,7 @@ _KINDS = {
     ".feather": "Feather",
     ".arrow": "Feather",
 }
+BLOCK = 1 << 22  # bytes of a CSV file, or of a column of a Parquet file, read at a time
 
 
 def read_table(source: str | Path, text_columns: Collection[str] = ()) -> pa.Table:
@@ -50,16 +56,11 @@ def read_table(source: str | Path, text_columns: Collection[str] = ()) -> pa.Tab
     if str(source) in SAMPLES:
         return _sample(str(source))
     path = Path(source)
-    kind = _kind(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    try:
+    with _reading(path) as kind:
         table = _READ[kind](path, text_columns)
-    except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None):  # the file system's own errors name the file
-            raise
-        raise ValueError(f"{path} is no {kind} file that can be read: {error}") from error
-    _check(table, path)
+    _check_names(table.column_names, path)
+    if table.num_rows == 0:
+        raise ValueError(f"{path} has {table.num_columns} columns but no rows")
     return table
 
 
@@ -76,6 +77,119 @@ def write_table(table: pa.Table, path: Path) -> None:
             feather.write_feather(table, str(beside))
 
 
+# Batch by batch ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that can be read apart from all others: a row group of a Parquet file, or a whole file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    schema : pyarrow.Schema
+        The names and types of its columns; those of a CSV file are told from its first rows.
+    group : int or None
+        Which row group; None for other formats.
+    start : int
+        The number, in the file, of the first row.
+    rows : int or None
+        How many rows; None for a CSV file, whose rows are counted by reading them.
+    """
+
+    path: Path
+    schema: pa.Schema
+    group: int | None
+    start: int
+    rows: int | None
+
+
+class Batch(NamedTuple):
+    """Some rows of a part: where they are from, the number in the file of the first, the data."""
+
+    part: Part
+    start: int
+    data: pa.RecordBatch
+
+    def row(self, i: int) -> str:
+        """Return the name of a row of the batch, for a message."""
+        return f"row {self.start + i} of {self.part.path}"
+
+
+def parts(
+    sources: Iterable[str | Path], column_types: Mapping[str, pa.DataType] | None = None
+) -> list[Part]:
+    """Return what tables are made of, in the order given: each part can be read on its own.
+
+    Parameters
+    ----------
+    sources : paths
+        Files, directories (all tables under them, in the order of their names; names that begin
+        with a dot or an underscore are left out) and patterns such as "run/*.parquet".
+    column_types : mapping of name to pyarrow.DataType, optional
+        Types of columns of CSV files; those of other files are what they are.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        For no such file, a directory without tables, a file that is none, and one given twice.
+    """
+    paths = [path for source in sources for path in _files_of(Path(source))]
+    for path, count in Counter(path.resolve() for path in paths).items():
+        if count > 1:
+            raise ValueError(f"{path} is given {count} times; its rows would count as often")
+    return [part for path in paths for part in _parts_of(path, column_types or {})]
+
+
+def common_schema(parts: Iterable[Part], columns: Collection[str] | None = None) -> pa.Schema:
+    """Return the schema of the first part, once all others have the same columns of like types.
+
+    Any numbers are alike, and so is any text; `columns` limits the comparison to some.
+
+    Raises
+    ------
+    ValueError
+        Naming two files and the column they differ in.
+    """
+    first, *others = (next(group) for _, group in groupby(parts, key=lambda part: part.path))
+    for other in others:
+        for one, two in ((first, other), (other, first)):
+            _compare(one, two, one.schema.names if columns is None else columns)
+    schema: pa.Schema = first.schema
+    return schema
+
+
+def batches(
+    parts: Iterable[Part],
+    columns: Collection[str] | None = None,
+    batch_rows: int = 1 << 16,
+    column_types: Mapping[str, pa.DataType] | None = None,
+) -> Iterator[Batch]:
+    """Yield the rows of some parts in order, not more than `batch_rows` at a time.
+
+    Memory holds a batch, and of a Parquet or CSV file about BLOCK bytes of each column or of the
+    whole: not a row group, not a file. A Feather file is read by the batches it was written in.
+
+    Parameters
+    ----------
+    columns : names, optional
+        The columns to read, in this order; all by default.
+    column_types : mapping of name to pyarrow.DataType, optional
+        Types of columns of CSV files, as given to `parts`. Without, a column has the type that its
+        first rows have, and a later row that does not fit is an error.
+    """
+    names = None if columns is None else list(columns)
+    for path, of_file in groupby(parts, key=lambda part: part.path):
+        with _reading(path) as kind:
+            for part, stream in _STREAM[kind](path, of_file, names, batch_rows, column_types or {}):
+                start = part.start
+                for data in stream:
+                    for offset in range(0, data.num_rows, batch_rows):
+                        yield Batch(part, start + offset, data.slice(offset, batch_rows))
+                    start += data.num_rows
+
+
 # Formats ----------------------------------------------------------------------------------------
 
 
@@ -89,7 +203,73 @@ def _kind(path: Path, done: str = "read") -> str:
     return kind
 
 
-def _read_csv(path: Path, text_columns: Collection[str]) -> pa.Table:
+@contextmanager
+def _reading(path: Path) -> Iterator[str]:
+    """Give the format of a file; what goes wrong while it is read becomes a sentence."""
+    kind = _kind(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    try:
+        yield kind
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # the file system's own errors name the file
+            raise
+        raise ValueError(f"{path} is no {kind} file that can be read: {error}") from error
+
+
+def _files_of(source: Path) -> list[Path]:
+    """Return the files that a path, a directory or a pattern stands for."""
+    if source.is_dir():
+        found = [path for path in sorted(source.rglob("*")) if _is_table(path, source)]
+        if not found:
+            raise FileNotFoundError(f"{source} is a directory that holds no table")
+        return found
+    if source.exists() or not glob.has_magic(str(source)):
+        return [source]
+    found = [Path(path) for path in sorted(glob.glob(str(source), recursive=True))]
+    if not found:
+        raise FileNotFoundError(f"{source}: no file has such a name")
+    return found
+
+
+def _is_table(path: Path, under: Path) -> bool:
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    hidden = any(name.startswith((".", "_")) for name in path.relative_to(under).parts)
+    return suffix.lower() in _KINDS and not hidden and path.is_file()
+
+
+def _parts_of(path: Path, column_types: Mapping[str, pa.DataType]) -> list[Part]:
+    with _reading(path) as kind:
+        found = _PARTS[kind](path, column_types)
+    _check_names(found[0].schema.names if found else [], path)
+    return found
+
+
+def _compare(one: Part, two: Part, columns: Collection[str]) -> None:
+    """Raise ValueError if `two` lacks a column that `one` has, or has it of another kind."""
+    for name in columns:
+        if name not in two.schema.names:
+            raise ValueError(f"{two.path} has no column {name!r}, which {one.path} has")
+        types = [part.schema.field(name).type for part in (one, two)]
+        kinds = {_kind_of(each) for each in types} - {"null"}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"column {name!r} is {types[0]} in {one.path} but {types[1]} in {two.path}"
+            )
+
+
+def _kind_of(column: pa.DataType) -> str:
+    """Return what a type is alike to: "number", "text", or its own name."""
+    if pa.types.is_dictionary(column):
+        return _kind_of(column.value_type)
+    if pa.types.is_integer(column) or pa.types.is_floating(column) or pa.types.is_decimal(column):
+        return "number"
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return "text" if any(is_kind(column) for is_kind in texts) else str(column)
+
+
+def _csv_options(path: Path, column_types: Mapping[str, pa.DataType]) -> dict[str, Any]:
+    """Return how to read a CSV file, once its first line has been looked at."""
     try:
         header = _first_line(path).decode()
     except UnicodeDecodeError:
@@ -98,19 +278,45 @@ def _read_csv(path: Path, text_columns: Collection[str]) -> pa.Table:
         ) from None
     if not header.strip():
         raise ValueError(f"{path} is empty")
-    table = csv.read_csv(
-        path,
-        parse_options=csv.ParseOptions(delimiter=_delimiter(header), newlines_in_values=True),
-        convert_options=csv.ConvertOptions(
-            null_values=MISSING,
-            strings_can_be_null=True,
-            column_types=dict.fromkeys(text_columns, pa.string()),
+    return {
+        "parse_options": csv.ParseOptions(delimiter=_delimiter(header), newlines_in_values=True),
+        "convert_options": csv.ConvertOptions(
+            null_values=MISSING, strings_can_be_null=True, column_types=dict(column_types)
         ),
-    )
-    for name, kind in zip(table.column_names, table.schema.types, strict=True):
+    }
+
+
+def _read_csv(path: Path, text_columns: Collection[str]) -> pa.Table:
+    table = csv.read_csv(path, **_csv_options(path, dict.fromkeys(text_columns, pa.string())))
+    _check_text(table.schema, path)
+    return table
+
+
+def _check_text(schema: pa.Schema, path: Path) -> None:
+    for name, kind in zip(schema.names, schema.types, strict=True):
         if pa.types.is_binary(kind):
             raise ValueError(f"{path} is not UTF-8 text (see column {name!r}); save it as UTF-8")
-    return table
+
+
+def _csv_parts(path: Path, column_types: Mapping[str, pa.DataType]) -> list[Part]:
+    with csv.open_csv(path, **_csv_options(path, column_types)) as reader:
+        _check_text(reader.schema, path)
+        return [Part(path, reader.schema, None, 0, None)]
+
+
+def _stream_csv(
+    path: Path,
+    parts: Iterable[Part],
+    columns: list[str] | None,
+    _: int,
+    column_types: Mapping[str, pa.DataType],
+) -> Iterator[tuple[Part, Iterable[pa.RecordBatch]]]:
+    options = _csv_options(path, column_types)
+    options["convert_options"].include_columns = columns or []
+    blocks = csv.ReadOptions(block_size=BLOCK)
+    for part in parts:
+        with csv.open_csv(path, blocks, **options) as reader:
+            yield part, reader
 
 
 def _first_line(path: Path) -> bytes:
@@ -129,19 +335,60 @@ def _read_parquet(path: Path, _: Collection[str]) -> pa.Table:
     return parquet.read_table(path)
 
 
+def _parquet_parts(path: Path, _: object) -> list[Part]:
+    with parquet.ParquetFile(path) as file:
+        rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        starts = accumulate(rows, initial=0)
+        return [
+            Part(path, file.schema_arrow, group, start, count)
+            for group, (start, count) in enumerate(zip(starts, rows, strict=False))
+        ] or [Part(path, file.schema_arrow, None, 0, 0)]
+
+
+def _stream_parquet(
+    path: Path, parts: Iterable[Part], columns: list[str] | None, batch_rows: int, _: object
+) -> Iterator[tuple[Part, Iterable[pa.RecordBatch]]]:
+    with parquet.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False) as file:
+        names = file.schema_arrow.names if columns is None else columns
+        for part in parts:
+            groups = [] if part.group is None else [part.group]
+            stream = file.iter_batches(batch_rows, groups, names)
+            yield part, (batch.select(names) for batch in stream)  # it keeps the file's order
+
+
 def _read_feather(path: Path, _: Collection[str]) -> pa.Table:
     return feather.read_table(str(path))
 
 
+def _feather_parts(path: Path, _: object) -> list[Part]:
+    with pa.OSFile(str(path)) as file, ipc.open_file(file) as reader:
+        return [Part(path, reader.schema, None, 0, reader.count_rows())]
+
+
+def _stream_feather(
+    path: Path, parts: Iterable[Part], columns: list[str] | None, *_: object
+) -> Iterator[tuple[Part, Iterable[pa.RecordBatch]]]:
+    for part in parts:
+        names = part.schema.names if columns is None else columns
+        wanted = ipc.IpcReadOptions(included_fields=[part.schema.names.index(n) for n in names])
+        with pa.OSFile(str(path)) as file, ipc.open_file(file, options=wanted) as reader:
+            found = map(reader.get_batch, range(reader.num_record_batches))
+            yield part, (batch.select(names) for batch in found)
+
+
 _READ = {"CSV": _read_csv, "Parquet": _read_parquet, "Feather": _read_feather}
+_PARTS = {"CSV": _csv_parts, "Parquet": _parquet_parts, "Feather": _feather_parts}
+_STREAM: dict[str, Callable[..., Iterator[tuple[Part, Iterable[pa.RecordBatch]]]]] = {
+    "CSV": _stream_csv,
+    "Parquet": _stream_parquet,
+    "Feather": _stream_feather,
+}
 
 
-def _check(table: pa.Table, path: Path) -> None:
-    twice = [name for name, count in Counter(table.column_names).items() if count > 1 and name]
+def _check_names(names: list[str], path: Path) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1 and name]
     if twice:
         raise ValueError(f"{path} has more than one column {twice[0]!r}; names must differ")
-    if table.num_rows == 0:
-        raise ValueError(f"{path} has {table.num_columns} columns but no rows")
 
 
 # Sample data ------------------------------------------------------------------------------------
