@@ -13,7 +13,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
 exclude_patterns = ["pictures"]
 html_theme = "alabaster"
-html_theme_options = {"page_width": "76rem", "body_max_width": "none"}
+html_theme_options = {"page_width": "70rem", "body_max_width": "none", "code_font_size": "0.8em"}
 html_show_sphinx = False
 html_show_copyright = False
 
@@ -24,19 +24,25 @@ napoleon_use_rtype = False
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 
 
-def _escape(app, what, name, obj, options, lines):
-    """Keep classes_ and |z| from being read as markup; what is between backticks is safe."""
+def _as_markup(app, what, name, obj, options, lines):
+    """Keep the lines of formulas apart, and classes_ and |z| from being read as markup.
+
+    What is between backticks is safe. Formulas are what is indented before the first section.
+    """
+    sections = next((i for i, line in enumerate(lines) if line.startswith("---")), len(lines))
     for i, line in enumerate(lines):
         if line.lstrip().startswith((">>>", "...")):
             continue
         heads = re.match(r"(\w+, )*\w+_( : |$)|", line).end()  # the names of attributes
         parts = re.split(r"(`[^`]*`)", line[heads:])
         parts[::2] = [re.sub(r"(?<=\w)_(?!\w)|\|", r"\\\g<0>", part) for part in parts[::2]]
-        lines[i] = line[:heads] + "".join(parts)
+        bar = "    | " if i < sections and line.startswith("    ") else ""
+        lines[i] = bar + line[:heads] + "".join(parts)
 
 
 def setup(app):
     """Connect the hook."""
-    app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", _as_markup, priority=400)  # before napoleon
