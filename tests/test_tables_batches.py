@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 
@@ -55,6 +56,26 @@ def test_every_row_comes_once_in_order_and_knows_its_number(
         assert batch.row(1) == f"row {batch.start + 1} of {path}"
 
 
+@pytest.mark.parametrize("name", [*NAMES, "t.csv.gz"])
+def test_progress_goes_from_part_to_part(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BLOCK", 1024)
+    path = tmp_path / name
+    if name.endswith(".gz"):
+        path.write_bytes(gzip.compress(written(tmp_path, "u.csv").read_bytes()))
+    else:
+        written(tmp_path, name)
+    parts = tables.parts([tmp_path / name])
+    assert sum(part.size for part in parts) == pytest.approx(path.stat().st_size, abs=4)
+    done = [(batch.start, batch.done) for batch in tables.batches(parts, batch_rows=100)]
+    ends = [max(share for start, share in done if start >= part.start) for part in parts]
+    assert ends == [1.0] * len(parts)
+    shares = [share for start, share in done if start < (parts[0].rows or ROWS)]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.5 or "csv" in name  # whose reader reads ahead
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_all_columns_by_default(name: str, tmp_path: Path) -> None:
     batch = next(tables.batches(tables.parts([written(tmp_path, name)])))
@@ -95,6 +116,7 @@ def test_directories_patterns_and_their_order(tmp_path: Path) -> None:
         parts = tables.parts([tmp_path / source])
         return list(dict.fromkeys(str(part.path.relative_to(tmp_path)) for part in parts))
 
+    assert [part.file for part in tables.parts([tmp_path / "run"])] == [0] * 4 + [1] * 4 + [2]
     assert found("run") == ["run/a/1.parquet", "run/b/2.parquet", "run/c.csv"]
     assert found("run/*/*.parquet") == ["run/a/1.parquet", "run/b/2.parquet"]
     assert found("run/**/2.*") == ["run/b/2.parquet"]

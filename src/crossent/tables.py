@@ -6,7 +6,7 @@ import glob
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,8 @@ _KINDS = {
     ".feather": "Feather",
     ".arrow": "Feather",
 }
-BLOCK = 1 << 22  # bytes of a CSV file, or of a column of a Parquet file, read at a time
+Stream = tuple["Part", Iterable[tuple[pa.RecordBatch, float]]]
+BLOCK = 1 << 20  # bytes of a CSV file, or of a column of a Parquet file, read at a time
 
 
 def read_table(source: str | Path, text_columns: Collection[str] = ()) -> pa.Table:
@@ -96,6 +97,10 @@ class Part:
         The number, in the file, of the first row.
     rows : int or None
         How many rows; None for a CSV file, whose rows are counted by reading them.
+    size : int
+        Bytes of the file that it takes, about: what progress is counted in.
+    file : int
+        Which of all files given, from 0.
     """
 
     path: Path
@@ -103,14 +108,29 @@ class Part:
     group: int | None
     start: int
     rows: int | None
+    size: int
+    file: int = 0
 
 
 class Batch(NamedTuple):
-    """Some rows of a part: where they are from, the number in the file of the first, the data."""
+    """Some rows of a part.
+
+    Attributes
+    ----------
+    part : Part
+        Where they are from.
+    start : int
+        The number, in the file, of the first.
+    data : pyarrow.RecordBatch
+        The rows.
+    done : float
+        The share of the part that has been read, this batch included.
+    """
 
     part: Part
     start: int
     data: pa.RecordBatch
+    done: float
 
     def row(self, i: int) -> str:
         """Return the name of a row of the batch, for a message."""
@@ -139,7 +159,11 @@ def parts(
     for path, count in Counter(path.resolve() for path in paths).items():
         if count > 1:
             raise ValueError(f"{path} is given {count} times; its rows would count as often")
-    return [part for path in paths for part in _parts_of(path, column_types or {})]
+    return [
+        replace(part, file=file)
+        for file, path in enumerate(paths)
+        for part in _parts_of(path, column_types or {})
+    ]
 
 
 def common_schema(parts: Iterable[Part], columns: Collection[str] | None = None) -> pa.Schema:
@@ -168,8 +192,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield the rows of some parts in order, not more than `batch_rows` at a time.
 
-    Memory holds a batch, and of a Parquet or CSV file about BLOCK bytes of each column or of the
-    whole: not a row group, not a file. A Feather file is read by the batches it was written in.
+    Memory holds a batch and what the readers read ahead, in pieces of BLOCK bytes: not a row
+    group, not a file. A Feather file is read by the batches it was written in.
 
     Parameters
     ----------
@@ -184,9 +208,9 @@ def batches(
         with _reading(path) as kind:
             for part, stream in _STREAM[kind](path, of_file, names, batch_rows, column_types or {}):
                 start = part.start
-                for data in stream:
+                for data, done in stream:
                     for offset in range(0, data.num_rows, batch_rows):
-                        yield Batch(part, start + offset, data.slice(offset, batch_rows))
+                        yield Batch(part, start + offset, data.slice(offset, batch_rows), done)
                     start += data.num_rows
 
 
@@ -301,7 +325,7 @@ def _check_text(schema: pa.Schema, path: Path) -> None:
 def _csv_parts(path: Path, column_types: Mapping[str, pa.DataType]) -> list[Part]:
     with csv.open_csv(path, **_csv_options(path, column_types)) as reader:
         _check_text(reader.schema, path)
-        return [Part(path, reader.schema, None, 0, None)]
+        return [Part(path, reader.schema, None, 0, None, path.stat().st_size)]
 
 
 def _stream_csv(
@@ -310,13 +334,24 @@ def _stream_csv(
     columns: list[str] | None,
     _: int,
     column_types: Mapping[str, pa.DataType],
-) -> Iterator[tuple[Part, Iterable[pa.RecordBatch]]]:
+) -> Iterator[Stream]:
     options = _csv_options(path, column_types)
     options["convert_options"].include_columns = columns or []
     blocks = csv.ReadOptions(block_size=BLOCK)
     for part in parts:
-        with csv.open_csv(path, blocks, **options) as reader:
-            yield part, reader
+        with (
+            _csv_bytes(path) as (file, content),
+            csv.open_csv(content, blocks, **options) as reader,
+        ):
+            yield part, ((batch, file.tell() / part.size) for batch in reader)
+
+
+@contextmanager
+def _csv_bytes(path: Path) -> Iterator[tuple[pa.NativeFile, pa.NativeFile]]:
+    """Give a file, which tells how far it has been read, and its bytes, decompressed."""
+    with pa.OSFile(str(path)) as file:
+        content = pa.CompressedInputStream(file, "gzip") if path.suffix == ".gz" else file
+        yield file, content
 
 
 def _first_line(path: Path) -> bytes:
@@ -339,21 +374,22 @@ def _parquet_parts(path: Path, _: object) -> list[Part]:
     with parquet.ParquetFile(path) as file:
         rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         starts = accumulate(rows, initial=0)
+        size = path.stat().st_size / max(sum(rows), 1)
         return [
-            Part(path, file.schema_arrow, group, start, count)
+            Part(path, file.schema_arrow, group, start, count, round(size * count))
             for group, (start, count) in enumerate(zip(starts, rows, strict=False))
-        ] or [Part(path, file.schema_arrow, None, 0, 0)]
+        ] or [Part(path, file.schema_arrow, None, 0, 0, 0)]
 
 
 def _stream_parquet(
     path: Path, parts: Iterable[Part], columns: list[str] | None, batch_rows: int, _: object
-) -> Iterator[tuple[Part, Iterable[pa.RecordBatch]]]:
+) -> Iterator[Stream]:
     with parquet.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False) as file:
         names = file.schema_arrow.names if columns is None else columns
         for part in parts:
             groups = [] if part.group is None else [part.group]
             stream = file.iter_batches(batch_rows, groups, names)
-            yield part, (batch.select(names) for batch in stream)  # it keeps the file's order
+            yield part, _with_share(stream, part, names)  # it keeps the file's order of columns
 
 
 def _read_feather(path: Path, _: Collection[str]) -> pa.Table:
@@ -362,23 +398,34 @@ def _read_feather(path: Path, _: Collection[str]) -> pa.Table:
 
 def _feather_parts(path: Path, _: object) -> list[Part]:
     with pa.OSFile(str(path)) as file, ipc.open_file(file) as reader:
-        return [Part(path, reader.schema, None, 0, reader.count_rows())]
+        size = path.stat().st_size
+        return [Part(path, reader.schema, None, 0, reader.count_rows(), size)]
 
 
 def _stream_feather(
     path: Path, parts: Iterable[Part], columns: list[str] | None, *_: object
-) -> Iterator[tuple[Part, Iterable[pa.RecordBatch]]]:
+) -> Iterator[Stream]:
     for part in parts:
         names = part.schema.names if columns is None else columns
         wanted = ipc.IpcReadOptions(included_fields=[part.schema.names.index(n) for n in names])
         with pa.OSFile(str(path)) as file, ipc.open_file(file, options=wanted) as reader:
             found = map(reader.get_batch, range(reader.num_record_batches))
-            yield part, (batch.select(names) for batch in found)
+            yield part, _with_share(found, part, names)
+
+
+def _with_share(
+    stream: Iterable[pa.RecordBatch], part: Part, names: list[str]
+) -> Iterator[tuple[pa.RecordBatch, float]]:
+    """Yield batches with their columns in order, and the share of the part read so far."""
+    rows = 0
+    for batch in stream:
+        rows += batch.num_rows
+        yield batch.select(names), rows / max(part.rows or 0, 1)
 
 
 _READ = {"CSV": _read_csv, "Parquet": _read_parquet, "Feather": _read_feather}
 _PARTS = {"CSV": _csv_parts, "Parquet": _parquet_parts, "Feather": _feather_parts}
-_STREAM: dict[str, Callable[..., Iterator[tuple[Part, Iterable[pa.RecordBatch]]]]] = {
+_STREAM: dict[str, Callable[..., Iterator[Stream]]] = {
     "CSV": _stream_csv,
     "Parquet": _stream_parquet,
     "Feather": _stream_feather,
