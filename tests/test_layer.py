@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from scipy import sparse
 import crossent
 from crossent import layer
 from crossent.kernels.products import NARROW, add_narrow_back, narrow_scores
-from crossent.layer import Block, Coordinates, Memory, Objective, Prior
+from crossent.layer import Block, Coordinates, Memory, Objective, Prior, Rows
+from memory_rows import read_again, rows_of
 
 Array = NDArray[Any]
 
@@ -67,8 +69,8 @@ def objective(name: str, form: Any, weighted: bool, columns: int = 4) -> Objecti
     weight = np.random.default_rng(2).uniform(0, 2, 50) if weighted else None
     prior = Prior(np.abs(normal(columns + 1, 3, seed=3)), normal(columns + 1, 3, seed=4))
     whole = Block(form(X), targets, weight)
-    cut = [Block(*(None if each is None else each[i] for each in whole)) for i in CUTS]
-    return Objective(LOSSES[name], cut, 40.0, X.mean(axis=0), prior)
+    cut = [whole.at(i) for i in CUTS]
+    return Objective(LOSSES[name], rows_of(cut[:2], cut[2:]), 40.0, X.mean(axis=0), prior)
 
 
 CUTS = (slice(0, 20), slice(20, 21), slice(21, 50))
@@ -92,8 +94,9 @@ def test_gradient_and_curvature_by_finite_differences(name: str, form: Any, weig
 @pytest.mark.parametrize("name", LOSSES)
 def test_blocks_add_up(name: str) -> None:
     cut = objective(name, np.asarray, True)
-    features, targets, weight = (np.concatenate(parts) for parts in zip(*cut.blocks, strict=True))
-    whole = [Block(features, targets, weight)]
+    parts = zip(*cut.rows.blocks(), strict=True)
+    features, targets, weight = (np.concatenate(part) for part in parts)
+    whole = rows_of([Block(features, targets, weight)])
     one = Objective(cut.loss, whole, cut.normalizer, cut.origin, cut.prior)
     at = normal(5, 3, seed=7)
     assert one.value_and_grad(at).loss == pytest.approx(cut.value_and_grad(at).loss, rel=1e-13)
@@ -107,14 +110,45 @@ def test_blocks_add_up(name: str) -> None:
 
 def test_blocks_share_the_memory_of_the_features() -> None:
     X, y = normal(100_000, 20), np.zeros(100_000, int)
-    blocks = layer.blocks_of(X, y, None)
+    blocks = layer.blocks_of(X, y, None, 1)
     assert len(blocks) > 1
     assert sum(len(block.targets) for block in blocks) == len(X)
     assert all(np.shares_memory(block.features, X) for block in blocks)
-    assert len(layer.blocks_of(sparse.csr_matrix(X[:100]), y[:100], None)) == 1
+    assert len(layer.blocks_of(sparse.csr_matrix(X[:100]), y[:100], None, 1)) == 1
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+def test_rows_read_again_give_the_same_bits(name: str, form: Any) -> None:
+    kept = objective(name, form, True)
+    again = Objective(kept.loss, read_again(kept.rows), 40.0, kept.origin, kept.prior)
+    at, along = normal(5, 3, seed=5), normal(5, 3, seed=6)
+    assert (again.value_and_grad(at).gradient == kept.value_and_grad(at).gradient).all()
+    assert (again.hvp(at, along) == kept.hvp(at, along)).all()
+    assert again.rows.batches.looks == 2  # type: ignore[attr-defined]
+
+
+def test_some_rows_are_taken_evenly_however_they_are_cut() -> None:
+    X, y, weight = normal(1000, 3), np.arange(1000), np.arange(1000.0)
+    whole = Block(X, y, weight)
+    cuts = [slice(0, 1), slice(1, 390), slice(390, 1000)]
+    for rows in (rows_of([whole.at(i) for i in cuts]), rows_of(*([whole.at(i)] for i in cuts))):
+        for taken in (rows, read_again(rows), replace(rows, before=33)):
+            numbers = np.concatenate([block.targets for block in taken._some])
+            assert (numbers + taken.before).tolist() == [
+                i + taken.before for i in range(1000) if (i + taken.before) % 33 == 0
+            ]
+    assert np.shares_memory(rows._some[0].features, X) is False  # put together
+    assert np.shares_memory(rows_of([whole])._some[0].features, X)
 
 
 # Coordinates ------------------------------------------------------------------------------------
+
+
+def features(X: Any) -> Rows:
+    """Return features without targets, cut in two."""
+    whole = Block(X, np.zeros(X.shape[0]), None)
+    return rows_of([whole.at(slice(0, 100)), whole.at(slice(100, None))])
 
 
 def correlated(n: int = 4000, columns: int = 6) -> NDArray[np.float64]:
@@ -123,7 +157,7 @@ def correlated(n: int = 4000, columns: int = 6) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
 def test_coordinates_are_a_linear_change_and_its_adjoint(form: Any) -> None:
-    X = form(correlated())
+    X = features(form(correlated()))
     change = layer.coordinates_for(X, layer.centre(X), 0.25, np.full(7, 1e-3))
     p, q = normal(7, 2, seed=2), normal(7, 2, seed=3)
     assert change.parameters(change.position(p)) == pytest.approx(p, rel=1e-9)
@@ -134,7 +168,7 @@ def test_coordinates_are_a_linear_change_and_its_adjoint(form: Any) -> None:
 def test_in_coordinates_the_curvature_is_one() -> None:
     X, curvature, precision = correlated(), 0.2, np.full(7, 1e-3)
     precision[-1] = 0
-    change = layer.coordinates_for(X, X.mean(axis=0), curvature, precision)
+    change = layer.coordinates_for(features(X), X.mean(axis=0), curvature, precision)
     centred = np.column_stack([X - X.mean(axis=0), np.ones(len(X))])
     hessian = curvature * centred.T @ centred / len(X) + np.diag(precision)
     basis = change.parameters(np.eye(7))
@@ -146,7 +180,7 @@ def test_in_coordinates_the_curvature_is_one() -> None:
 
 
 def test_uncorrelated_features_are_only_scaled() -> None:
-    change = layer.coordinates_for(normal(5000, 50), np.zeros(50), 0.25, np.zeros(51))
+    change = layer.coordinates_for(features(normal(5000, 50)), np.zeros(50), 0.25, np.zeros(51))
     assert change.basis.ndim == 1
     assert change.basis == pytest.approx(np.full(50, 2.0), rel=0.2)
 
@@ -155,7 +189,7 @@ def test_columns_without_spread_do_no_harm() -> None:
     X = correlated()
     X[:, 2] = 7.0
     for precision in (np.zeros(7), np.full(7, 1e-3)):
-        basis = layer.coordinates_for(X, X.mean(axis=0), 0.25, precision).basis
+        basis = layer.coordinates_for(features(X), X.mean(axis=0), 0.25, precision).basis
         assert np.isfinite(basis).all()
 
 
@@ -163,7 +197,7 @@ def test_columns_without_spread_do_no_harm() -> None:
 def test_moments_with_weights(form: Any) -> None:
     X, weight = correlated(300), np.random.default_rng(0).uniform(0, 2, 300)
     blocks = [Block(form(X[i]), X[i], weight[i]) for i in (slice(0, 100), slice(100, 300))]
-    mean, variance = layer.moments(blocks)
+    mean, variance = layer.moments(rows_of(blocks))
     expected = np.average(X, axis=0, weights=weight)
     assert mean == pytest.approx(expected, rel=1e-12)
     spread = np.average((X - expected) ** 2, axis=0, weights=weight)
@@ -178,13 +212,13 @@ def test_the_memory_is_the_diagonal_of_the_hessian(form: Any) -> None:
     X = normal(20, 3)
     y, weight = np.arange(20) % 3, np.random.default_rng(0).uniform(0, 2, 20)
     origin, at = X.mean(axis=0), normal(4, 3, seed=1)
-    block = Block(form(X), y, weight)
+    rows = rows_of([Block(form(X), y, weight)])
     none = Memory(origin, np.ones(3), np.zeros((4, 3)))
     total = float(weight.sum())
-    memory = none.and_rows(LOSSES["softmax"], block, total, at).and_rows(
-        LOSSES["softmax"], block, total, at
+    memory = none.and_rows(LOSSES["softmax"], rows, total, at).and_rows(
+        LOSSES["softmax"], rows, total, at
     )
-    summed = Objective(LOSSES["softmax"], [block], 1.0, origin, Prior(np.zeros((4, 1)), at * 0))
+    summed = Objective(LOSSES["softmax"], rows, 1.0, origin, Prior(np.zeros((4, 1)), at * 0))
     for i in range(4):
         for j in range(3):
             unit = np.zeros((4, 3))

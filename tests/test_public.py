@@ -122,12 +122,23 @@ def test_nats_and_bits_are_said() -> None:
 
 # Whoever stands lower may not know of whoever stands higher.
 LAYERS = (
-    ("checks", "reference", "sums", "threads", "files"),
+    ("checks", "reference", "sums", "threads", "files", "distributed"),
     ("kernels",),
     ("numpy", "plain", "torch_plain"),
     ("losses",),
     ("",),  # the package itself: the public list
-    ("linear", "torch", "jax", "layer", "labels", "search", "separation", "sklearn", "encoding"),
+    (
+        "linear",
+        "torch",
+        "jax",
+        "layer",
+        "labels",
+        "search",
+        "separation",
+        "checkpoint",
+        "sklearn",
+        "encoding",
+    ),
     ("tables", "model_file"),
     ("cli", "lab", "__main__"),
 )
@@ -135,7 +146,7 @@ RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in module
 # A loss finds the front end of an array when one comes; torch.py also has torch's modules, above.
 LATE = {("losses", "torch"), ("losses", "jax")}
 AT_HOME = {  # who may import a package that is not there for everyone
-    "torch": {"torch", "torch_plain"},
+    "torch": {"torch", "torch_plain", "distributed"},
     "jax": {"jax"},
     "numba": {"kernels", "cli"},
     "llvmlite": {"kernels"},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crossent.layer import Block, Coordinates, Value
+from crossent.layer import Coordinates, Rows, Value
 from crossent.search import MAX_REFUSED, Progress, Search
 
 START = np.array([[3.0], [-2.0], [1.0]])
@@ -20,7 +20,8 @@ class Bowl:
 
     def __init__(self, grain: float = 0.0, rows: int = 1) -> None:
         self.grain, self.looks = grain, 0
-        self.blocks = [Block(np.zeros((rows, 2)), np.zeros(rows), None)]
+        features = np.zeros((rows, 2))
+        self.rows = Rows([], rows, 2, features.dtype, False, features.nbytes)
 
     def value_and_grad(self, parameters: NDArray[np.float64]) -> Value:
         self.looks += 1

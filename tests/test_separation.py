@@ -11,6 +11,7 @@ from scipy import sparse
 
 from crossent.layer import Block
 from crossent.separation import separates, separating_columns
+from memory_rows import rows_of
 
 FORMS = [np.asarray, sparse.csr_array]
 
@@ -19,7 +20,9 @@ def columns(form: Any, features: Any, targets: Any, weight: Any = None) -> list[
     X, y = np.array(features, dtype=float), np.array(targets)
     weight = None if weight is None else np.array(weight, dtype=float)
     outputs = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
-    return separating_columns(Block(form(X), y, weight), outputs).tolist()  # type: ignore[no-any-return]
+    whole = Block(form(X), y, weight)
+    rows = rows_of([whole.at(slice(0, 3))], [whole.at(slice(3, None))])
+    return separating_columns(rows, outputs).tolist()  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -65,7 +68,7 @@ def scores_of(scores: Any, targets: Any, weight: Any = None) -> bool:
     y = np.array(targets)
     cut = [slice(0, 1), slice(1, None)]
     blocks = [Block(X[i], y[i], None if weight is None else np.array(weight)[i]) for i in cut]
-    return separates(blocks, np.eye(X.shape[1]), np.zeros(X.shape[1]))
+    return separates(rows_of(blocks), np.eye(X.shape[1]), np.zeros(X.shape[1]))
 
 
 def test_every_row_on_its_right_side() -> None:

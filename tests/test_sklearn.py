@@ -238,7 +238,7 @@ def test_wide_features_go_by_the_trust_region_to_the_same_minimum(loss: str) -> 
     wide = fitted(X, y, loss=loss, l2=1e-2)
     tall = fitted(np.vstack([X] * 60), np.tile(y, 60), loss=loss, l2=1e-2)
     assert wide.n_iter_ < tall.n_iter_
-    assert wide.coef_ == pytest.approx(tall.coef_, rel=1e-5, abs=1e-8)
+    assert wide.coef_ == pytest.approx(tall.coef_, rel=1e-5, abs=1e-7)  # of 0.1: to rounding
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:

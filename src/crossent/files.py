@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield beside
         os.replace(beside, path)
     except OSError as error:
-        if error.strerror is None or error.filename is None:
+        if error.strerror is None:
             raise
         raise OSError(f"{path} cannot be written: {error.strerror}") from error
     finally:

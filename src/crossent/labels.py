@@ -110,25 +110,20 @@ def codes_of(y: Array, classes: Array, weight: Float64 | None) -> Array:
     return codes
 
 
-def with_class_weight(
-    weight: Float64 | None, codes: Array, classes: Array, class_weight: Any
-) -> Float64 | None:
-    """Return the weights of the rows times those of their classes."""
+def class_weights(totals: Float64, classes: Array, class_weight: Any) -> Float64:
+    """Return what multiplies the weight of each class's rows, whose totals are given."""
     if class_weight is None:
-        return weight
+        return np.ones(len(classes))
     if isinstance(class_weight, str) and class_weight == "balanced":
-        totals = np.bincount(codes, weight, len(classes))
         present = totals > 0
-        per_class = np.where(present, totals.sum() / present.sum() / np.maximum(totals, 1e-300), 0)
-    elif isinstance(class_weight, dict):
-        per_class = _named_weights(class_weight, classes)
-    else:
-        raise ValueError(
-            f"class_weight is {class_weight!r}; it must be a dict of label to weight, 'balanced' "
-            "or None"
-        )
-    per_row = per_class[codes]
-    return np.asarray(per_row if weight is None else weight * per_row)
+        even = totals.sum() / present.sum()
+        return np.where(present, even / np.maximum(totals, 1e-300), 0)
+    if isinstance(class_weight, dict):
+        return _named_weights(class_weight, classes)
+    raise ValueError(
+        f"class_weight is {class_weight!r}; it must be a dict of label to weight, 'balanced' or "
+        "None"
+    )
 
 
 def _named_weights(class_weight: dict[Any, Any], classes: Array) -> Float64:

@@ -1,7 +1,8 @@
 """One layer of neurons, z = X W + b: the objective of its training, and what shapes it.
 
-`Objective` is the mean loss over blocks of rows plus a quadratic `Prior`: two matrix products with
-the loss's kernel between them. `Coordinates` make it round, so that a search takes few iterations
+`Rows` are gone through batch by batch, a batch being a few blocks; in memory there is one batch.
+`Objective` is the mean loss over them plus a quadratic `Prior`: two matrix products with the loss's
+kernel between them. `Coordinates` make it round, so that a search takes few iterations
 whatever the units and correlations of the features. `Memory` is a prior made of earlier rows.
 
 Letters: n rows, D features, J outputs. Parameters are one array (D + 1, J): the weights W and,
@@ -11,10 +12,10 @@ centred themselves; b = c - m W does it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from scipy.linalg import cholesky, lapack, solve_triangular
 from threadpoolctl import ThreadpoolController  # scikit-learn brings it
 
 from crossent import reference
+from crossent.distributed import ALONE, Alone
 from crossent.kernels.products import NARROW, add_narrow_back, narrow_scores
 from crossent.threads import CHUNK, sum_over_rows
 
@@ -46,8 +48,18 @@ class Block(NamedTuple):
     targets: Array
     weight: Float64 | None
 
+    def at(self, rows: slice) -> Block:
+        """Return some of the rows, sharing their memory."""
+        weight = None if self.weight is None else self.weight[rows]
+        return Block(self.features[rows], self.targets[rows], weight)
 
-def blocks_of(features: Any, targets: Array, weight: Float64 | None) -> list[Block]:
+    def copy(self) -> Block:
+        """Return the rows in memory of their own."""
+        weight = None if self.weight is None else self.weight.copy()
+        return Block(self.features.copy(), self.targets.copy(), weight)
+
+
+def blocks_of(features: Any, targets: Array, weight: Float64 | None, outputs: int) -> list[Block]:
     """Cut dense rows into blocks that share their memory; sparse rows stay together.
 
     The cut depends on the shapes alone, never on the number of threads. A block outweighs the sums
@@ -56,10 +68,113 @@ def blocks_of(features: Any, targets: Array, weight: Float64 | None) -> list[Blo
     if sparse.issparse(features):
         return [Block(features, targets, weight)]
     columns = features.shape[1]
-    sums = 8 * columns * (targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1)
-    step = max(1, max(BLOCK_BYTES, 16 * sums) // (columns * features.itemsize))
-    cuts = [slice(start, start + step) for start in range(0, len(targets), step)]
-    return [Block(features[i], targets[i], None if weight is None else weight[i]) for i in cuts]
+    step = max(1, max(BLOCK_BYTES, 16 * 8 * columns * outputs) // (columns * features.itemsize))
+    whole = Block(features, targets, weight)
+    return [whole.at(slice(start, start + step)) for start in range(0, len(targets), step)]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows to learn from, wherever they lie.
+
+    Attributes
+    ----------
+    batches : iterable of sequences of blocks
+        Gone through anew for every look at the rows: a list of what lies in memory, or something
+        that reads them again. Of this process alone, if they are shared out among several.
+    count, columns, dtype, sparse
+        Shape and kind of the features, in all processes together.
+    nbytes : int
+        What they would take in memory.
+    before : int
+        How many rows other processes have before those of this one.
+    ranks : Alone
+        The processes that the rows are shared out among.
+    """
+
+    batches: Iterable[Sequence[Block]]
+    count: int
+    columns: int
+    dtype: Any
+    sparse: bool
+    nbytes: int
+    before: int = 0
+    ranks: Alone = ALONE
+
+    @property
+    def kept(self) -> bool:
+        """Return whether the rows lie in memory."""
+        return isinstance(self.batches, list)
+
+    @property
+    def step(self) -> int:
+        """Return in what steps to take enough rows to know their shape.
+
+        Of wide sparse ones all are taken: few of them have any one feature.
+        """
+        if self.sparse and self.columns > WHITEN_UP_TO:
+            return 1
+        return max(1, self.count // (ROWS_PER_FEATURE * self.columns))
+
+    @property
+    def some_count(self) -> int:
+        """Return how many rows those are."""
+        return -(-self.count // self.step)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield all blocks of this process."""
+        for batch in self.batches:
+            yield from batch
+
+    @cached_property
+    def _some(self) -> list[Block]:
+        return list(_larger(_evenly(self)))
+
+    def sum(
+        self, part: Callable[[Block], Array], shape: tuple[int, ...], of_some: bool = False
+    ) -> Float64:
+        """Return the sum of what each block gives, over all rows or some, in all processes."""
+        total = np.zeros(shape)
+        for block in self._some if of_some and self.step > 1 else self.blocks():
+            total += part(block)
+        return self.ranks.sum(total)
+
+
+def _evenly(rows: Rows) -> Iterator[Block]:
+    """Yield every step-th row; rows that are not kept are copied."""
+    before = rows.before
+    for block in rows.blocks():
+        some = block.at(slice(-before % rows.step, None, rows.step))
+        before += len(block.targets)
+        yield some if rows.kept else some.copy()
+
+
+def _larger(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Yield the same rows with small blocks put together."""
+    waiting: list[Block] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(nbytes_of(each.features) for each in waiting) >= BLOCK_BYTES:
+            yield _together(waiting)
+            waiting = []
+    if waiting:
+        yield _together(waiting)
+
+
+def _together(blocks: list[Block]) -> Block:
+    if len(blocks) == 1:
+        return blocks[0]
+    features, targets, weights = zip(*blocks, strict=True)
+    stack = sparse.vstack if sparse.issparse(features[0]) else np.concatenate
+    weight = None if weights[0] is None else np.concatenate(weights)
+    return Block(stack(features), np.concatenate(targets), weight)
+
+
+def nbytes_of(features: Any) -> int:
+    """Return what features take in memory."""
+    if sparse.issparse(features):
+        return int(features.data.nbytes + features.indices.nbytes + features.indptr.nbytes)
+    return int(features.nbytes)
 
 
 @dataclass(frozen=True)
@@ -87,24 +202,26 @@ class Value(NamedTuple):
 class Objective:
     """F = sum_i w_i E(z_i, y_i) / normalizer + prior, for z = (X - m) W + c.
 
-    Threads share the blocks; each takes the products of a block in the features' own dtype, with
-    the loss's kernel between them. Sums are float64 and added in the order of the rows: the same
-    bits for any number of threads, under `one_blas_thread`.
+    Threads share the blocks of a batch; each takes the products of a block in the features' own
+    dtype, with the loss's kernel between them. Sums are float64 and added in the order of the
+    rows: the same bits for any number of threads, under `one_blas_thread`. Then the sums of other
+    processes are added: every process has the same objective.
     """
 
     def __init__(
-        self, loss: Any, blocks: Sequence[Block], normalizer: float, origin: Float64, prior: Prior
+        self, loss: Any, rows: Rows, normalizer: float, origin: Float64, prior: Prior
     ) -> None:
-        self.loss, self.blocks, self.normalizer = loss, blocks, normalizer
+        self.loss, self.rows, self.normalizer = loss, rows, normalizer
         self.origin, self.prior = origin, prior
-        self._scores: tuple[Float64 | None, list[Array]] = (None, [])
+        self._at: Float64 | None = None
+        self._scores: dict[tuple[int, int], Array] = {}
 
     def value_and_grad(self, parameters: Float64) -> Value:
-        """Return the objective at the parameters, in one pass over the blocks."""
+        """Return the objective at the parameters, in one pass over the rows."""
         plane = self._plane(parameters)
 
-        def slopes(i: int) -> tuple[float, Array]:
-            features, targets, weight = self.blocks[i]
+        def slopes(block: Block, _: tuple[int, int]) -> tuple[float, Array]:
+            features, targets, weight = block
             z = scores_of(features, *plane)
             value, slope = self.loss.value_and_grad(z, targets, weight, self.normalizer, out=z)
             return float(value), slope
@@ -115,12 +232,12 @@ class Objective:
 
     def hvp(self, parameters: Float64, vector: Float64) -> Float64:
         """Return the Hessian of the objective at the parameters, times a vector like them."""
-        plane, at = self._plane(vector), self._scores_at(parameters)
+        plane, scores_at = self._plane(vector), self._scores_at(parameters)
 
-        def slopes(i: int) -> tuple[float, Array]:
-            features, targets, weight = self.blocks[i]
-            change = scores_of(features, *plane)
-            return 0.0, self.loss.hvp(at[i], targets, change, weight, self.normalizer)
+        def slopes(block: Block, place: tuple[int, int]) -> tuple[float, Array]:
+            features, targets, weight = block
+            change, at = scores_of(features, *plane), scores_at(block, place)
+            return 0.0, self.loss.hvp(at, targets, change, weight, self.normalizer)
 
         return self._sum(vector.shape, slopes)[1] + self.prior.precision * vector
 
@@ -130,34 +247,52 @@ class Objective:
 
     def _plane(self, parameters: Float64) -> tuple[Array, Array]:
         """Return W and b in the features' dtype."""
-        dtype = self.blocks[0].features.dtype
         weights, bias = self.affine(parameters)
-        return weights.astype(dtype), bias.astype(dtype)
+        return weights.astype(self.rows.dtype), bias.astype(self.rows.dtype)
 
     def _sum(
-        self, shape: tuple[int, ...], slopes: Callable[[int], tuple[float, Array]]
+        self,
+        shape: tuple[int, ...],
+        slopes: Callable[[Block, tuple[int, int]], tuple[float, Array]],
     ) -> tuple[float, Float64]:
-        """Return the sums over the blocks of the values, and of (X - m)^T slope."""
-
-        def work(i: int, _: int, sums: Float64) -> None:
-            sums[0], slope = slopes(i)
-            back = sums[1:].reshape(shape)
-            back[:-1] = _back(self.blocks[i].features, slope)
-            back[-1] = np.ones(len(slope), slope.dtype) @ slope  # BLAS: far faster than a sum
-
-        total = sum_over_rows(work, len(self.blocks), CHUNK, 1 + shape[0] * shape[1])
+        """Return the sums over all blocks of the values, and of (X - m)^T slope."""
+        total = np.zeros(1 + shape[0] * shape[1])
+        for number, batch in enumerate(self.rows.batches):
+            total += self._sum_of_batch(number, batch, shape, slopes)
+        total = self.rows.ranks.sum(total)
         gradient = total[1:].reshape(shape)
         gradient[:-1] -= np.multiply.outer(self.origin, gradient[-1])
         return float(total[0]), gradient
 
-    def _scores_at(self, parameters: Float64) -> list[Array]:
-        """Return the scores of all blocks; those at the last parameters asked for are kept."""
-        at, scores = self._scores
-        if at is None or not np.array_equal(at, parameters):
-            plane = self._plane(parameters)
-            scores = [scores_of(block.features, *plane) for block in self.blocks]
-            self._scores = parameters.copy(), scores
-        return scores
+    @staticmethod
+    def _sum_of_batch(
+        number: int,
+        batch: Sequence[Block],
+        shape: tuple[int, ...],
+        slopes: Callable[[Block, tuple[int, int]], tuple[float, Array]],
+    ) -> Float64:
+        def work(i: int, _: int, sums: Float64) -> None:
+            sums[0], slope = slopes(batch[i], (number, i))
+            back = sums[1:].reshape(shape)
+            back[:-1] = _back(batch[i].features, slope)
+            back[-1] = np.ones(len(slope), slope.dtype) @ slope  # BLAS: far faster than a sum
+
+        return sum_over_rows(work, len(batch), CHUNK, 1 + shape[0] * shape[1])
+
+    def _scores_at(self, parameters: Float64) -> Callable[[Block, tuple[int, int]], Array]:
+        """Return what gives a block's scores; of rows in memory the last are kept."""
+        if self._at is None or not np.array_equal(self._at, parameters):
+            self._at, self._scores = parameters.copy(), {}
+        plane, kept = self._plane(parameters), self._scores
+
+        def scores_at(block: Block, place: tuple[int, int]) -> Array:
+            if not self.rows.kept:
+                return scores_of(block.features, *plane)
+            if place not in kept:
+                kept[place] = scores_of(block.features, *plane)
+            return kept[place]
+
+        return scores_at
 
 
 def scores_of(features: Any, weights: Array, bias: Array) -> Array:
@@ -243,20 +378,24 @@ class Coordinates:
         return basis[:, None] * rows if basis.ndim == 1 else basis @ rows
 
 
-def centre(features: Any) -> Float64:
+def centre(rows: Rows) -> Float64:
     """Return a point amid the features: the mean of some rows, taken evenly."""
-    return np.asarray(features[_evenly(features)].mean(axis=0, dtype=np.float64)).ravel()
+
+    def sums(block: Block) -> Array:
+        total = np.asarray(block.features.sum(axis=0, dtype=np.float64)).ravel()
+        return np.append(total, block.features.shape[0])
+
+    total = rows.sum(sums, (rows.columns + 1,), of_some=True)
+    return total[:-1] / total[-1]
 
 
 def coordinates_for(
-    features: Any, origin: Float64, curvature: float, precision: Float64
+    rows: Rows, origin: Float64, curvature: float, precision: Float64
 ) -> Coordinates:
     """Return coordinates that fit the spread of the features around the origin.
 
     Parameters
     ----------
-    features : (n, D) array or CSR matrix
-        Only some rows of a dense matrix are read.
     origin : (D,) array
         Where the scores c are taken.
     curvature : float
@@ -265,12 +404,10 @@ def coordinates_for(
         Second derivative of the prior in the weights of each feature, and in c.
     """
     unit = (curvature + precision[-1]) ** -0.5
-    if sparse.issparse(features):
-        ones = np.ones((features.shape[0], 1))
-        variance = _squares(features, origin, ones)[:, 0] / len(ones)
-        return Coordinates(_diagonal(curvature * variance + precision[:-1]), unit)
-    deviation, sample = _standardised(features[_evenly(features)], origin)
-    correlation = _correlation(sample) if features.shape[1] <= WHITEN_UP_TO else None
+    covariance = _covariance(rows, origin)
+    variance = covariance if covariance.ndim == 1 else covariance.diagonal()
+    deviation = np.sqrt(np.where(variance > 0, variance, 1.0))
+    correlation = _correlation(covariance, deviation, rows.some_count)
     if correlation is None:
         return Coordinates(_diagonal(curvature * deviation**2 + precision[:-1]), unit)
     correlation *= curvature
@@ -279,15 +416,40 @@ def coordinates_for(
     return Coordinates(inverse.T / deviation[:, None], unit)
 
 
-def _correlation(sample: Array) -> Float64 | None:
-    """Return the correlations of standardised columns, None if the rows are too few to show any.
+def _covariance(rows: Rows, origin: Float64) -> Float64:
+    """Return the covariance (D, D) around the origin, or but the variances (D,).
 
-    Where there are none, what so many rows show is noise, and whitening with noise does harm.
+    Those are all there is of very many features, and of more features than rows.
     """
-    rows, columns = sample.shape
-    if rows < columns:
+    if rows.columns > min(WHITEN_UP_TO, rows.some_count):
+
+        def squares(block: Block) -> Array:
+            return _squares(block.features, origin, np.ones((len(block.targets), 1)))[:, 0]
+
+        return rows.sum(squares, (rows.columns,), of_some=True) / rows.some_count
+
+    def products(block: Block) -> Array:
+        total = np.zeros((rows.columns, rows.columns))
+        step = max(1, BLOCK_BYTES // (8 * rows.columns))
+        for start in range(0, len(block.targets), step):
+            some = block.features[start : start + step]
+            away = (some.toarray() if rows.sparse else some) - origin
+            total += away.T @ away
+        return total
+
+    shape = (rows.columns, rows.columns)
+    return rows.sum(products, shape, of_some=True) / rows.some_count
+
+
+def _correlation(covariance: Float64, deviation: Float64, rows: int) -> Float64 | None:
+    """Return the correlations, None if there are none, or none that so many rows can show.
+
+    What they show then is noise, and whitening with noise does harm.
+    """
+    if covariance.ndim == 1:
         return None
-    correlation = (sample.T @ sample).astype(np.float64) / rows
+    correlation = np.asarray(covariance / np.multiply.outer(deviation, deviation))
+    columns = len(deviation)
     shown = np.sum(correlation**2) - np.sum(np.diagonal(correlation) ** 2)
     return correlation if shown > 2 * columns * (columns - 1) / rows else None
 
@@ -296,29 +458,19 @@ def _diagonal(curvature: Float64) -> Float64:
     return np.asarray((curvature + JITTER * curvature.mean()) ** -0.5)
 
 
-def _evenly(features: Any) -> slice:
-    """Return enough rows of dense features to know their shape, all rows of sparse ones."""
-    if sparse.issparse(features):
-        return slice(None)
-    return slice(None, None, max(1, features.shape[0] // (ROWS_PER_FEATURE * features.shape[1])))
-
-
-def _standardised(sample: Array, origin: Float64) -> tuple[Float64, Array]:
-    """Return the deviation of the columns from the origin, and the rows over it, in float32."""
-    away = np.empty(sample.shape, np.float32)
-    np.subtract(sample, origin, out=away, casting="same_kind")
-    squares = np.einsum("ij,ij->j", away, away, dtype=np.float64)
-    deviation = np.sqrt(np.where(squares > 0, squares / len(sample), 1.0))
-    away /= deviation
-    return deviation, away
-
-
-def moments(blocks: Sequence[Block]) -> tuple[Float64, Float64]:
+def moments(rows: Rows) -> tuple[Float64, Float64]:
     """Return the weighted mean and variance of the features over all rows."""
-    total = sum(float(_row_weight(block).sum()) for block in blocks)
-    mean = sum(block.features.T @ _row_weight(block) for block in blocks) / total
-    each = [_squares(block.features, mean, _row_weight(block)[:, None]) for block in blocks]
-    return mean, np.sum(each, axis=0)[:, 0] / total
+
+    def sums(block: Block) -> Array:
+        weight = _row_weight(block)
+        return np.append(block.features.T @ weight, weight.sum())
+
+    def squares(block: Block) -> Array:
+        return _squares(block.features, mean, _row_weight(block)[:, None])[:, 0]
+
+    total = rows.sum(sums, (rows.columns + 1,))
+    mean = total[:-1] / total[-1]
+    return mean, rows.sum(squares, (rows.columns,)) / total[-1]
 
 
 def _row_weight(block: Block) -> Float64:
@@ -374,16 +526,19 @@ class Memory:
         centre = np.divide(pull, precision, out=parameters.copy(), where=precision > 0)
         return Prior(precision, centre)
 
-    def and_rows(self, loss: Any, block: Block, weight: float, parameters: Float64) -> Memory:
-        """Return the memory of one more block of that weight; evenly taken rows stand for all."""
-        some = _evenly(block.features)
-        features = block.features[some]
+    def and_rows(self, loss: Any, rows: Rows, weight: float, parameters: Float64) -> Memory:
+        """Return the memory of more rows of that weight; evenly taken ones stand for all."""
         bias = parameters[-1] - self.origin @ parameters[:-1]
-        p = outputs_of(loss, scores_of(features, parameters[:-1], bias))
-        row_weight = _row_weight(
-            Block(features, p, None if block.weight is None else block.weight[some])
-        )
-        curved = row_weight[:, None] * p * (1 - p)
-        seen = np.vstack([_squares(features, self.origin, curved), curved.sum(axis=0)])
-        share = weight / row_weight.sum() if row_weight.any() else 0.0
-        return Memory(self.origin, self.scale, self.curvature + share * seen, self.weight + weight)
+
+        def seen(block: Block) -> Array:
+            p = outputs_of(loss, scores_of(block.features, parameters[:-1], bias))
+            row_weight = _row_weight(block)
+            curved = row_weight[:, None] * p * (1 - p)
+            squares = _squares(block.features, self.origin, curved)
+            total = np.full((1, p.shape[1]), row_weight.sum())
+            return np.vstack([squares, curved.sum(axis=0), total])
+
+        sums = rows.sum(seen, (len(parameters) + 1, parameters.shape[1]), of_some=True)
+        share = weight / sums[-1, 0] if sums[-1, 0] else 0.0
+        curvature = self.curvature + share * sums[:-1]
+        return Memory(self.origin, self.scale, curvature, self.weight + weight)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
 from scipy.optimize import OptimizeResult, minimize
 
 from crossent.layer import Coordinates, Float64, Objective
+
+if TYPE_CHECKING:
+    from crossent.checkpoint import Remembered
 
 HISTORY = 10  # pairs of vectors that L-BFGS keeps
 FIRST_RADIUS, LAST_RADIUS = 3.0, 1e8  # of the trust region, in the scores' own unit
@@ -63,7 +65,7 @@ class Search:
 
     def __init__(
         self,
-        objective: Objective,
+        objective: Objective | Remembered,
         coordinates: Coordinates,
         start: Float64,
         callback: Callable[[Progress], object] | None = None,
@@ -107,8 +109,7 @@ class Search:
         The trust region keeps but a few vectors like the parameters, and takes fewer passes over
         wide sparse features.
         """
-        features = sum(_memory(block.features) for block in self.objective.blocks)
-        if 2 * HISTORY * self._best.position.nbytes <= features:
+        if 2 * HISTORY * self._best.position.nbytes <= self.objective.rows.nbytes:
             options = {"maxcor": HISTORY, "ftol": 0.0, "gtol": 0.0, "maxfun": 10**9}
             return {"method": "L-BFGS-B", "options": {**options, "maxiter": max_iter}}
         radius = {"initial_trust_radius": FIRST_RADIUS, "max_trust_radius": LAST_RADIUS}
@@ -165,9 +166,3 @@ class Search:
             fall = self.history[-2] - self.history[-1]
             return f"max_iter reached, loss still falling by {fall:.1e} per iteration"
         return "no further decrease within rounding"
-
-
-def _memory(features: Any) -> int:
-    if sparse.issparse(features):
-        return int(features.data.nbytes + features.indices.nbytes + features.indptr.nbytes)
-    return int(features.nbytes)

@@ -7,18 +7,27 @@ What is scikit-learn's lies here: options, attributes, conventions. The objectiv
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    assert_all_finite,
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
 
 import crossent
 from crossent import checks, labels, layer, separation
-from crossent.layer import Array, Float64
+from crossent.checkpoint import Checkpoint
+from crossent.distributed import ALONE, Alone
+from crossent.layer import Array, Block, Float64
 from crossent.search import Progress, Search
 
 SEPARABLE = "separable: the loss has no minimum"
@@ -164,14 +173,59 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         before = vars(self).copy()
         X, y = self._validated(X, y, reset=True)
         weight = labels.sample_weight(sample_weight, y)
-        self._choose(y, labels.classes_of(y, weight))
-        task = self._task(X, y, weight)
-        memory = task.new_memory(self.standardize)
-        start = task.start()
+        self._choose(labels.classes_of(y, weight), multilabel=y.ndim == 2)
+        task = self._task([self._coded(X, y, weight)])
+        memory, start = task.new_memory(self.standardize), task.start()
         if self.warm_start and np.array_equal(before.get("classes_", []), self.classes_):
             last = self._parameters(memory.origin)
             start = last if last.shape == start.shape else start
         return self._learn(task, memory, start)
+
+    @layer.one_blas_thread()
+    def fit_batches(
+        self,
+        batches: Iterable[tuple[Any, ...]],
+        classes: Any,
+        *,
+        ranks: Alone = ALONE,
+        checkpoint: Checkpoint | None = None,
+    ) -> Self:
+        """Train on rows that come in batches, as many as there may be: what `fit` does with all.
+
+        The loss and its gradient are sums over the rows, so a look at all of them is one pass
+        through the batches: one for each step of the search, and three before the first.
+
+        Parameters
+        ----------
+        batches : iterable of (X, codes) or (X, codes, sample_weight)
+            Gone through anew for every look at the rows, so no generator: a list of batches that
+            lie in memory, or an object whose `__iter__` reads them again. X is (m, D), codes (m,)
+            are positions in classes, whole numbers.
+        classes : array of labels
+            All labels there are, sorted.
+        ranks : crossent.distributed.Alone, optional
+            The processes that share out the rows; batches are those of this one.
+        checkpoint : crossent.checkpoint.Checkpoint, optional
+            Keeps what is needed to go on where this training stopped.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from crossent.sklearn import CrossEntropyClassifier
+        >>> class Halves:
+        ...     def __iter__(self):
+        ...         yield np.array([[0.0], [1.0]]), np.array([0, 0])
+        ...         yield np.array([[2.0], [3.0]]), np.array([1, 1])
+        >>> CrossEntropyClassifier().fit_batches(Halves(), ["no", "yes"]).predict([[2.5]])
+        array(['yes'], dtype='<U3')
+        """
+        self._choose(labels.given_classes(classes, np.empty(0)), multilabel=False)
+        several: Iterable[_Coded] = _Each(batches, self._taken)
+        task = self._task(list(several) if isinstance(batches, list) else several, ranks)
+        self.n_features_in_ = task.rows.columns
+        if hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        return self._learn(task, task.new_memory(self.standardize), task.start(), checkpoint)
 
     @layer.one_blas_thread()
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -193,7 +247,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         X, y = self._validated(X, y, reset=first)
         weight = labels.sample_weight(sample_weight, y)
         if first:
-            self._choose(y, labels.given_classes(classes, y))
+            self._choose(labels.given_classes(classes, y), multilabel=y.ndim == 2)
         elif classes is not None and not np.array_equal(
             labels.given_classes(classes, y), self.classes_
         ):
@@ -201,7 +255,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
                 f"classes is {labels.listed(classes)}; "
                 f"in the first call it was {labels.listed(self.classes_)}"
             )
-        task = self._task(X, y, weight)
+        task = self._task([self._coded(X, y, weight)])
         if first:
             return self._learn(task, task.new_memory(self.standardize), task.start())
         return self._learn(task, self._memory, self._parameters(self._memory.origin))
@@ -215,12 +269,18 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         check_consistent_length(X, y)
         return X, y
 
-    def _choose(self, y: Array, classes: Array) -> None:
+    def _taken(self, X: Any, codes: Any, sample_weight: Any = None) -> _Coded:
+        """Return a batch as it is used; that X is finite is not looked at every time."""
+        X = check_array(X, estimator=self, ensure_all_finite=False, **_FEATURES)
+        codes = checks.labels(codes, len(self.classes_))
+        check_consistent_length(X, codes)
+        return _Coded(X, codes, checks.sample_weight(sample_weight, codes.shape))
+
+    def _choose(self, classes: Array, multilabel: bool) -> None:
         """Store the classes, and the loss that the options ask for."""
         if self.loss not in ("auto", *_LOSSES):
             allowed = ", ".join(map(repr, ("auto", *_LOSSES)))
             raise ValueError(f"loss is {self.loss!r}; it must be one of {allowed}")
-        multilabel = y.ndim == 2
         if multilabel and self.loss not in ("auto", "sigmoid"):
             raise ValueError(
                 f"loss is {self.loss!r}, but y is an indicator matrix, whose columns do not "
@@ -230,28 +290,59 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self.loss_ = auto if self.loss == "auto" else self.loss
         self.classes_, self.multilabel_ = classes, multilabel
 
-    def _task(self, X: Any, y: Array, weight: Float64 | None) -> _Task:
-        """Return the rows as the loss takes them."""
-        loss = _LOSSES[self.loss_]
+    def _coded(self, X: Any, y: Array, weight: Float64 | None) -> _Coded:
+        """Return rows with labels as positions in the classes; an indicator matrix stays."""
         if self.multilabel_ != (y.ndim == 2) or (y.ndim == 2 and y.shape[1] != len(self.classes_)):
             raise ValueError(f"y has shape {y.shape}; it must be like that of the first call")
-        if self.multilabel_:
-            if self.class_weight is not None:
-                raise ValueError(
-                    "class_weight is given, but the columns of an indicator matrix do not exclude "
-                    "each other; use sample_weight of shape (n, J)"
-                )
-            return _Task(loss, X, y.astype(X.dtype), weight, y.shape[1])
-        codes = labels.codes_of(y, self.classes_, weight)
-        weight = labels.with_class_weight(weight, codes, self.classes_, self.class_weight)
-        if self.loss_ != "sigmoid":
-            return _Task(loss, X, codes, weight, len(self.classes_))
-        if len(self.classes_) == 2:
-            return _Task(loss, X, codes[:, None].astype(X.dtype), weight, 1)
-        one_hot = np.equal.outer(codes, np.arange(len(self.classes_)))
-        return _Task(loss, X, one_hot.astype(X.dtype), weight, len(self.classes_))
+        if not self.multilabel_:
+            return _Coded(X, labels.codes_of(y, self.classes_, weight), weight)
+        if self.class_weight is not None:
+            raise ValueError(
+                "class_weight is given, but the columns of an indicator matrix do not exclude "
+                "each other; use sample_weight of shape (n, J)"
+            )
+        return _Coded(X, y, weight)
 
-    def _learn(self, task: _Task, memory: layer.Memory, start: Float64) -> Self:
+    def _task(self, batches: Iterable[_Coded], ranks: Alone = ALONE) -> _Task:
+        """Return the rows as the loss takes them, after a look at all of them."""
+        before, survey = ranks.scan(_survey(batches, len(self.classes_)))
+        if survey is None or not survey.totals.any():
+            raise ValueError("no row takes part; there must be some, of a weight greater than zero")
+        totals, per_class = survey.totals, None
+        if not self.multilabel_:
+            per_class = labels.class_weights(totals[0], self.classes_, self.class_weight)
+            totals = np.stack(
+                [totals[0] * per_class, np.full_like(per_class, totals[0] @ per_class)]
+            )
+        outputs = self._outputs
+        blocks = _Each(
+            batches, _Blocks(self.loss_, outputs, per_class if self.class_weight else None)
+        )
+        rows = layer.Rows(
+            list(blocks) if isinstance(batches, list) else blocks,
+            survey.count,
+            survey.columns,
+            survey.dtype,
+            survey.sparse,
+            survey.nbytes,
+            before.count if before else 0,
+            ranks,
+        )
+        return _Task(_LOSSES[self.loss_], rows, totals[:, -outputs:])
+
+    @property
+    def _outputs(self) -> int:
+        """Return J: one for two classes told apart by a sigmoid, else one per class."""
+        one = self.loss_ == "sigmoid" and not self.multilabel_ and len(self.classes_) == 2
+        return 1 if one else len(self.classes_)
+
+    def _learn(
+        self,
+        task: _Task,
+        memory: layer.Memory,
+        start: Float64,
+        checkpoint: Checkpoint | None = None,
+    ) -> Self:
         """Search for the minimum, and store it with what led there."""
         l2 = checks.number("l2", self.l2, 0.0, np.inf)
         tol = checks.number("tol", self.tol, 0.0, np.inf, open_low=True)
@@ -260,21 +351,35 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         )
         total = memory.weight + task.total
         prior = memory.prior(l2, start, total)
-        objective = layer.Objective(task.loss, task.blocks(), total, memory.origin, prior)
+        objective = layer.Objective(task.loss, task.rows, total, memory.origin, prior)
         coordinates = task.coordinates(memory.origin, prior.precision.mean(axis=1))
-        report = None if self.callback is None else self._report
-        search = Search(objective, coordinates, start, report).run(tol, max_iter)
+        asked = objective if checkpoint is None else checkpoint.around(objective, self._job(start))
+        report = None if self.callback is None and checkpoint is None else self._report(checkpoint)
+        search = Search(asked, coordinates, start, report).run(tol, max_iter)
+        if checkpoint is not None:
+            checkpoint.write()
         weights, self.intercept_ = objective.affine(search.parameters)
         self.coef_ = np.ascontiguousarray(weights.T)
         self.n_iter_, self.stop_reason_ = search.iterations, search.reason
         self.loss_history_ = np.array(search.history)
         self._judge(task)
-        self._memory = memory.and_rows(task.loss, task.block, task.total, search.parameters)
+        self._memory = memory.and_rows(task.loss, task.rows, task.total, search.parameters)
         return self
 
-    def _report(self, progress: Progress) -> object:
-        self.coef_, self.intercept_ = progress.coef, progress.intercept
-        return self.callback(progress) if self.callback else None
+    def _job(self, start: Float64) -> dict[str, Any]:
+        """Return what a checkpoint is of."""
+        return {"l2": float(self.l2), "loss": self.loss_, "parameters": list(start.shape)}
+
+    def _report(self, checkpoint: Checkpoint | None) -> Callable[[Progress], object]:
+        """Return what takes note of every iteration."""
+
+        def report(progress: Progress) -> object:
+            self.coef_, self.intercept_ = progress.coef, progress.intercept
+            if checkpoint is not None:
+                checkpoint.after(progress.iteration)
+            return self.callback(progress) if self.callback else None
+
+        return report
 
     def _judge(self, task: _Task) -> None:
         """Say what a user should know about how the search ended."""
@@ -289,11 +394,11 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def _separated_by(self, task: _Task) -> str:
         """Return what tells classes apart without error, empty if nothing is seen to."""
-        columns = separation.separating_columns(task.block, task.outputs)
+        columns = separation.separating_columns(task.rows, self._outputs)
         names = vars(self).get("feature_names_in_", np.arange(self.n_features_in_))[columns]
         if len(names):
             return f"column {labels.listed(names)}" + (" (each alone)" if len(names) > 1 else "")
-        if separation.separates(task.blocks(), self.coef_.T, self.intercept_):
+        if separation.separates(task.rows, self.coef_.T, self.intercept_):
             return "the features together"
         return ""
 
@@ -342,9 +447,13 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         """Return the mean error of rows, in nats: what `fit` minimises, without the penalty."""
         check_is_fitted(self)
         X, y = self._validated(X, y, reset=False)
-        task = self._task(X, y, labels.sample_weight(sample_weight, y))
-        scores = layer.scores_of(X, self.coef_.T, self.intercept_)
-        return float(task.loss(scores, task.targets, task.weight, task.total))
+        task = self._task([self._coded(X, y, labels.sample_weight(sample_weight, y))])
+
+        def loss(block: Block) -> Array:
+            scores = layer.scores_of(block.features, self.coef_.T, self.intercept_)
+            return np.array([task.loss(scores, block.targets, block.weight, task.total)])
+
+        return float(task.rows.sum(loss, (1,))[0])
 
     def _activate(self, X: Any, softmax: Callable[..., Any], sigmoid: Callable[..., Any]) -> Array:
         scores = self._scores(X).astype(np.float64)
@@ -368,69 +477,150 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         return tags
 
 
+class _Coded(NamedTuple):
+    """Some rows: features, positions in the classes or an indicator matrix, weights or None."""
+
+    features: Any
+    codes: Array
+    weight: Float64 | None
+
+
 @dataclass(frozen=True)
-class _Task:
-    """Rows to learn from, with targets as the loss takes them.
+class _Each:
+    """What a function makes of each item, anew every time that one asks."""
+
+    items: Iterable[Any]
+    function: Callable[..., Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.items:
+            yield self.function(*item)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Makes of coded rows the blocks that a loss takes."""
+
+    loss: str
+    outputs: int
+    per_class: Float64 | None
+
+    def __call__(self, features: Any, codes: Array, weight: Float64 | None) -> list[Block]:
+        """Cut some rows into blocks, with what their classes weigh."""
+        if self.per_class is not None:
+            own = self.per_class[codes]
+            weight = own if weight is None else weight * own
+        targets = self._targets(codes, features.dtype)
+        return layer.blocks_of(features, targets, weight, self.outputs)
+
+    def _targets(self, codes: Array, dtype: Any) -> Array:
+        """Return class indices (n,) for softmax, 0 and 1 of shape (n, J) for sigmoid."""
+        if codes.ndim == 2:
+            return codes.astype(dtype)
+        if self.loss != "sigmoid":
+            return codes
+        if self.outputs == 1:
+            return codes[:, None].astype(dtype)
+        return np.equal.outer(codes, np.arange(self.outputs)).astype(dtype)
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What one look at rows tells; add up those of several batches.
 
     Attributes
     ----------
-    targets : array
-        Class indices (n,) for softmax, 0 and 1 of shape (n, J) for sigmoid.
-    weight : array (n,) or (n, J), or None
-        Sample weights.
-    outputs : int
-        J.
+    count, columns, dtype, sparse, nbytes
+        Of the features.
+    totals : (2, J) array
+        The weight of the rows of each class or output, and of all rows.
+    """
+
+    count: int
+    columns: int
+    dtype: Any
+    sparse: bool
+    nbytes: int
+    totals: Float64
+
+    def __add__(self, other: _Survey) -> _Survey:
+        if other.columns != self.columns:
+            raise ValueError(
+                f"a batch has {other.columns} features; those before have {self.columns}"
+            )
+        return _Survey(
+            self.count + other.count,
+            self.columns,
+            np.result_type(self.dtype, other.dtype),
+            self.sparse or other.sparse,
+            self.nbytes + other.nbytes,
+            self.totals + other.totals,
+        )
+
+
+def _survey(batches: Iterable[_Coded], classes: int) -> _Survey | None:
+    """Return what all batches together tell, None if there are no rows."""
+    found = None
+    for features, codes, weight in batches:
+        assert_all_finite(features.data if sparse.issparse(features) else features, input_name="X")
+        totals = _totals(codes, weight, classes)
+        count, columns = features.shape
+        kind = (features.dtype, sparse.issparse(features), layer.nbytes_of(features))
+        own = _Survey(count, columns, *kind, totals)
+        found = own if found is None else found + own
+    return found
+
+
+def _totals(codes: Array, weight: Float64 | None, classes: int) -> Float64:
+    """Return the weight of the rows of each class or output, and of all rows: (2, J)."""
+    if codes.ndim == 1:
+        each = np.bincount(codes, weight, classes).astype(np.float64)
+        return np.stack([each, np.full(classes, each.sum())])
+    if weight is None:
+        return np.stack([codes.sum(axis=0), np.full(classes, len(codes))]).astype(np.float64)
+    whole = np.broadcast_to(weight.T, codes.T.shape).T
+    return np.stack([(whole * codes).sum(axis=0), whole.sum(axis=0)])
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Rows to learn from, as a loss takes them.
+
+    Attributes
+    ----------
+    totals : (2, J) array
+        The weight of the rows of each class or output, and of all rows.
     """
 
     loss: Any
-    features: Any
-    targets: Array
-    weight: Float64 | None
-    outputs: int
-
-    @property
-    def block(self) -> layer.Block:
-        """Return all rows as one block."""
-        return layer.Block(self.features, self.targets, self.weight)
-
-    def blocks(self) -> list[layer.Block]:
-        """Return the rows in blocks."""
-        return layer.blocks_of(*self.block)
+    rows: layer.Rows
+    totals: Float64
 
     @property
     def total(self) -> float:
         """Return what a mean over the rows divides by."""
-        if self.weight is None:
-            return float(len(self.targets))
-        return float(self.weight.sum()) / (self.weight.shape[1] if self.weight.ndim == 2 else 1)
+        return float(self.totals[1].mean())
 
     def new_memory(self, standardize: bool) -> layer.Memory:
         """Return the memory of no rows yet, with the unit in which each weight is penalised."""
-        columns = self.features.shape[1]
-        scale = np.ones(columns)
+        scale = np.ones(self.rows.columns)
         if standardize:
-            _, variance = layer.moments(self.blocks())
+            _, variance = layer.moments(self.rows)
             scale = np.sqrt(np.where(variance > 0, variance, 1.0))
-        origin = layer.centre(self.features)
-        return layer.Memory(origin, scale, np.zeros((columns + 1, self.outputs)))
+        none = np.zeros((self.rows.columns + 1, self.totals.shape[1]))
+        return layer.Memory(layer.centre(self.rows), scale, none)
 
     def coordinates(self, origin: Float64, precision: Float64) -> layer.Coordinates:
         """Return coordinates for the search."""
-        p = layer.outputs_of(self.loss, np.zeros((1, self.outputs)))
-        return layer.coordinates_for(self.features, origin, float((p * (1 - p)).mean()), precision)
+        p = layer.outputs_of(self.loss, np.zeros((1, self.totals.shape[1])))
+        return layer.coordinates_for(self.rows, origin, float((p * (1 - p)).mean()), precision)
 
     def start(self) -> Float64:
         """Return weights of 0, with scores that give every class or output its frequency."""
-        if self.targets.ndim == 1:
-            share = np.bincount(self.targets, self.weight, self.outputs) / self.total
-            scores = np.log(np.maximum(share, _RARE))
-        else:
-            share = np.average(self.targets, axis=0, weights=self._output_weight())
+        share = self.totals[0] / np.maximum(self.totals[1], 1e-300)
+        if isinstance(self.loss, crossent.BinaryCrossEntropy):
             share = share.clip(_RARE, 1 - _RARE)
             scores = np.log(share / (1 - share))
-        return np.vstack([np.zeros((self.features.shape[1], self.outputs)), scores])
-
-    def _output_weight(self) -> Float64 | None:
-        if self.weight is None or self.weight.ndim == 2:
-            return self.weight
-        return np.broadcast_to(self.weight[:, None], self.targets.shape)
+        else:
+            scores = np.log(np.maximum(share, _RARE))
+        return np.vstack([np.zeros((self.rows.columns, len(scores))), scores])
