@@ -6,6 +6,9 @@ import datetime
 import json
 import re
 from decimal import Decimal
+from functools import reduce
+from itertools import pairwise, permutations
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from crossent import encoding
-from crossent.encoding import TableEncoder, labels_of
+from crossent.encoding import Summary, TableEncoder, label_codes, label_counts, labels_of
 
 NUMBERS = {
     "age": [31.0, None, 28.0, 55.0, 40.0, None],
@@ -84,6 +87,75 @@ def test_the_record_alone_gives_the_same_bits() -> None:
     assert features[:, encoder.feature_names.index("city = Bonn") :].tolist() == [[0, 0]] * 2 + [
         [0, 1]
     ]
+
+
+def test_a_summary_of_parts_is_that_of_the_whole() -> None:
+    random = np.random.default_rng(0)
+    rows = 3000
+    table = pa.table(
+        {
+            "far": random.normal(1.7e15, 1.0, rows),  # microseconds: all but the last digits alike
+            "gaps": np.where(random.uniform(size=rows) < 0.3, np.nan, random.normal(size=rows)),
+            "late": [None] * 2000 + [1.0] * 500 + [2.0] * 500,
+            "word": random.choice([*"abc", None], rows),
+            "once": [f"only {i}" for i in range(rows)],
+            "constant": [3] * rows,
+        }
+    )
+    cuts = [0, 1, 2, 1500, 2000, rows]
+    parts = [table.slice(start, stop - start) for start, stop in pairwise(cuts)]
+    whole = TableEncoder.fit(table)
+    merged = TableEncoder.learnt(reduce(add, map(Summary.of, parts)))
+    assert (
+        merged.left_out
+        == whole.left_out
+        == {
+            "once": "has another value in every row",
+            "constant": "is 3 in every row",
+        }
+    )
+    assert merged.record["text"] == whole.record["text"] == {"word": ["a", "b", "c", None]}
+    assert merged.feature_names == whole.feature_names
+    for name in ("fill", "mean", "scale"):
+        once, again = whole.record["numbers"][name], merged.record["numbers"][name]
+        assert again == pytest.approx(once, rel=1e-13)
+    assert whole.record["numbers"]["scale"][0] == pytest.approx(1, rel=0.1)
+
+
+def test_a_column_without_a_type_is_as_in_other_tables() -> None:
+    tables = [
+        pa.table({"n": pa.array([1.0, 2.0]), "w": pa.array(["a", "a"])}),
+        pa.table({"n": pa.nulls(2), "w": pa.nulls(2)}),
+        pa.table({"n": pa.array([3, None]), "w": pa.array(["b", "b"])}),
+    ]
+    for order in permutations(tables):
+        encoder = TableEncoder.learnt(reduce(add, map(Summary.of, order)))
+        assert encoder.feature_names == ["n", "n is missing", "w = a", "w = b", "w is missing"]
+        assert encoder.record["numbers"]["fill"] == [2.0]
+        for table in order:
+            assert encoder.transform(table).shape == (2, 5)
+
+
+def test_more_different_words_than_can_be_counted_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encoding, "MOST_WORDS", 10)
+    parts = [
+        pa.table({"w": [f"w{i + 6 * j}" for i in range(6)] * 2, "x": range(12)}) for j in (0, 1)
+    ]
+    assert TableEncoder.learnt(Summary.of(parts[0])).left_out == {}
+    for order in (parts, parts[::-1], [*parts, *parts]):
+        left_out = TableEncoder.learnt(reduce(add, map(Summary.of, order))).left_out
+        assert left_out == {"w": "has more than 10 different values"}
+
+
+def test_parts_are_dense_or_sparse_as_the_whole_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "DENSE_BYTES", 8 * 6 * 9 - 1)
+    encoder = TableEncoder.fit(TABLE)
+    assert sparse.issparse(encoder.transform(TABLE))
+    assert not sparse.issparse(encoder.transform(TABLE.slice(0, 3)))
+    part = encoder.transform(TABLE.slice(0, 3), of_rows=6)
+    assert (part.toarray() == encoder.transform(TABLE)[:3].toarray()).all()
 
 
 def test_columns_of_no_use_are_left_out_and_named() -> None:
@@ -208,6 +280,10 @@ def test_a_table_must_have_the_columns_of_the_model() -> None:
     ],
 )
 def test_labels_keep_their_type(column: pa.Array, kind: str) -> None:
+    table = pa.table({"y": pa.chunked_array([column, column.slice(1)])})
+    assert label_counts(table, "y") == dict(zip(column.to_pylist(), (1, 2), strict=True))
+    classes = np.array(sorted(column.to_pylist()), dtype=object if kind == "O" else None)
+    assert (classes[label_codes(table, "y", classes)] == table["y"].to_pylist()).all()
     labels = labels_of(pa.table({"y": column}), "y")
     assert labels.dtype.kind == kind
     assert labels.tolist() == column.to_pylist()
@@ -224,5 +300,10 @@ def test_labels_keep_their_type(column: pa.Array, kind: str) -> None:
     ],
 )
 def test_bad_labels(column: list[Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        labels_of(pa.table({"y": column}), "y")
+    for function in (labels_of, label_counts):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            function(pa.table({"y": column}), "y")
+    named = pa.table({"y": column}), "y", "row {} of t.csv".format
+    if "row 1" in message:
+        with pytest.raises(ValueError, match=re.escape(message.replace("row 1", "row 1 of t.csv"))):
+            label_counts(*named)

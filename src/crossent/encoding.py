@@ -1,14 +1,16 @@
-"""Columns of a table as features: scikit-learn's imputer, scaler and encoder, as plain numbers.
+"""Columns of tables as features: what rows teach about them, and what is made of it.
 
 Numbers, dates and truth values are standardised; a missing one becomes the mean and is flagged in
 a column of its own. Text is one-hot encoded, missing being a value like any other. What the
-training rows taught is a record of numbers and strings, from which the same transformers are made
-again: nothing is pickled.
+training rows taught is a `Summary`, which adds up over any number of tables; what follows from it
+is a record of numbers and strings: nothing is pickled.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -16,14 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 Array = NDArray[Any]
 Record = dict[str, Any]
+Rows = Callable[[int], str]  # names a row of a table, for a message
 
 LEAST_ROWS = 2  # with a text value, to give it a feature: one row alone teaches nothing general
+MOST_WORDS = 1 << 17  # different ones of a column: more are counted no further
 DENSE_BYTES = 64 << 20  # up to here features are dense even if most of them are 0
 
 
@@ -42,36 +43,41 @@ class TableEncoder:
     record : dict
         The same.
     left_out : dict of str to str
-        Columns that `fit` saw no use in, and why.
+        Columns that `learnt` saw no use in, and why.
     """
 
     def __init__(self, record: Record) -> None:
         self.record = record
         self.left_out: dict[str, str] = {}
-        self._numbers = _scaler_from(record["numbers"])
-        self._text = _one_hot_from(list(record["text"].values()))
+        numbers = record["numbers"]
+        self._fill, self._flagged = np.array(numbers["fill"]), np.array(numbers["flagged"], bool)
+        self._mean, self._scale = np.array(numbers["mean"]), np.array(numbers["scale"])
+        self._words = {name: pa.array(each, pa.string()) for name, each in record["text"].items()}
 
     @classmethod
     def fit(cls, table: pa.Table) -> Self:
-        """Learn the record from the columns of a table.
+        """Learn the record from the columns of a table: what `learnt` makes of its summary."""
+        return cls.learnt(Summary.of(table))
+
+    @classmethod
+    def learnt(cls, summary: Summary) -> Self:
+        """Return the encoder that follows from a summary of the rows to learn from.
 
         Raises
         ------
         ValueError
-            For a column that holds neither numbers nor text, a number that is not finite, and if
-            no column is of use.
+            If no column is of use.
         """
-        columns = {name: _values(name, table[name]) for name in table.column_names}
         left_out = {
-            name: why for name, values in columns.items() if (why := _useless(name, values))
+            name: why for name, each in summary.columns.items() if (why := _useless(name, each))
         }
-        used = {name: values for name, values in columns.items() if name not in left_out}
+        used = {name: each for name, each in summary.columns.items() if name not in left_out}
         if not used:
             reasons = "; ".join(f"{name!r} {why}" for name, why in left_out.items())
             raise ValueError(f"no column is left to learn from: {reasons or 'there is none'}")
-        numbers = {name: values for name, values in used.items() if values.dtype != object}
-        text = {name: _frequent(values) for name, values in used.items() if values.dtype == object}
-        encoder = cls({"numbers": _learn_numbers(numbers), "text": text})
+        numbers = {name: each for name, each in used.items() if isinstance(each, Numbers)}
+        text = {name: each.frequent() for name, each in used.items() if isinstance(each, Words)}
+        encoder = cls({"numbers": _record_of(numbers), "text": text})
         encoder.left_out = left_out
         return encoder
 
@@ -94,82 +100,228 @@ class TableEncoder:
         ]
         return [*numbers["names"], *(f"{name} is missing" for name in flags), *words]
 
-    def transform(self, table: pa.Table) -> Any:
+    def transform(self, table: pa.Table, of_rows: int | None = None) -> Any:
         """Return the features of a table's rows: float64, dense or CSR.
+
+        Parameters
+        ----------
+        of_rows : int, optional
+            How many rows there are in all, if these are some of them: it decides for all alike
+            whether features are dense.
 
         Raises
         ------
         ValueError
             For a column that is missing, and one that was numbers and is text.
         """
-        numbers, text = self.record["numbers"]["names"], self.text_columns
-        missing = [name for name in (*numbers, *text) if name not in table.column_names]
+        names = self.record["numbers"]["names"]
+        missing = [name for name in (*names, *self._words) if name not in table.column_names]
         if missing:
             raise ValueError(
                 f"the table has no column {', '.join(map(repr, missing))}, which the model needs; "
                 f"it has {', '.join(map(repr, table.column_names))}"
             )
-        parts = []
-        if self._numbers is not None:
-            columns = [_numbers(name, table[name]) for name in numbers]
-            parts.append(self._numbers.transform(np.column_stack(columns)))
-        if self._text is not None:
-            words = np.column_stack([_words(table[name]) for name in text])
-            parts.append(self._text.transform(words))
-        return _side_by_side(parts)
+        numbers = self._numbers(table)
+        words = [_positions(table[name], values) for name, values in self._words.items()]
+        widths = list(map(len, self._words.values()))
+        columns = numbers.shape[1] + sum(widths)
+        if words and 8 * (of_rows or table.num_rows) * columns > DENSE_BYTES:
+            return sparse.hstack([numbers, *map(_one_hot, words, widths)], format="csr")
+        features = np.zeros((table.num_rows, columns))
+        features[:, : numbers.shape[1]] = numbers
+        for found, start in zip(words, np.cumsum([numbers.shape[1], *widths]), strict=False):
+            rows = np.flatnonzero(found >= 0)
+            features[rows, start + found[rows]] = 1.0
+        return features
+
+    def _numbers(self, table: pa.Table) -> Array:
+        """Return the features that are numbers, and flags of missing ones."""
+        names = self.record["numbers"]["names"]
+        values = np.empty((table.num_rows, len(self._mean)), order="F")
+        for j, name in enumerate(names):
+            values[:, j] = _numbers(name, table[name])
+        gaps = np.isnan(values[:, : len(names)])
+        values[:, len(names) :] = gaps[:, self._flagged]
+        np.copyto(values[:, : len(names)], self._fill, where=gaps)
+        values -= self._mean
+        values /= self._scale
+        return values
 
 
-def _side_by_side(parts: list[Any]) -> Any:
-    """Return features in one matrix, sparse only where dense would be large and mostly 0."""
-    rows, columns = parts[0].shape[0], sum(part.shape[1] for part in parts)
-    if 8 * rows * columns > DENSE_BYTES and any(map(sparse.issparse, parts)):
-        return sparse.hstack(parts, format="csr")
-    return np.hstack([part.toarray() if sparse.issparse(part) else part for part in parts])
+def _positions(column: pa.ChunkedArray, values: pa.Array) -> Array:
+    """Return which of the values each text is, -1 if none."""
+    found = pc.index_in(_text(column), values)
+    return np.asarray(pc.fill_null(found, -1).to_numpy())
 
 
-# Transformers from records ----------------------------------------------------------------------
+def _one_hot(positions: Array, width: int) -> Any:
+    known = positions >= 0
+    indptr = np.concatenate([[0], np.cumsum(known)])
+    ones = np.ones(int(indptr[-1]))
+    return sparse.csr_matrix((ones, positions[known], indptr), (len(positions), width))
 
 
-def _learn_numbers(columns: dict[str, Array]) -> Record:
-    if not columns:
-        return {"names": [], "fill": [], "flagged": [], "mean": [], "scale": []}
-    values = np.column_stack(list(columns.values()))
-    imputer = SimpleImputer(add_indicator=True).fit(values)
-    scaler = StandardScaler().fit(imputer.transform(values))
+# What rows teach --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of a column: how many rows and how many known ones, and their moments.
+
+    `spread` is the sum of squared distances from the mean. Source of the addition: Chan, Golub
+    and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979).
+    """
+
+    rows: int
+    known: int
+    mean: float
+    spread: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Array) -> Self:
+        """Return those of an array, NaN where missing."""
+        known = values[~np.isnan(values)]
+        if not known.size:
+            return cls(len(values), 0, 0.0, 0.0, np.inf, -np.inf)
+        mean = known.mean()
+        spread = np.square(known - mean).sum()
+        moments = map(float, (mean, spread, known.min(), known.max()))
+        return cls(len(values), len(known), *moments)
+
+    def __add__(self, other: Numbers | Words) -> Numbers | Words:
+        if isinstance(other, Words):
+            return other + self
+        known = self.known + other.known
+        share = other.known / max(known, 1)
+        away = other.mean - self.mean
+        return Numbers(
+            self.rows + other.rows,
+            known,
+            self.mean + share * away,
+            self.spread + other.spread + self.known * share * away**2,
+            min(self.low, other.low),
+            max(self.high, other.high),
+        )
+
+    def scale(self) -> float:
+        """Return the standard deviation once the mean is put in for what is missing; 1 for 0."""
+        variance, epsilon = self.spread / self.rows, np.finfo(float).eps
+        noise = self.rows * epsilon * variance + (self.rows * self.mean * epsilon) ** 2
+        return float(np.sqrt(variance)) if variance > noise else 1.0
+
+
+@dataclass(frozen=True)
+class Words:
+    """The values of a text column, None for missing: how often each occurs; None if too many."""
+
+    rows: int
+    counts: Counter[str | None] | None
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> Self:
+        """Return those of a column."""
+        found = pc.value_counts(_text(column))
+        counts = Counter(
+            dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True))
+        )
+        return cls(len(column), counts if len(counts) <= MOST_WORDS else None)
+
+    def __add__(self, other: Numbers | Words) -> Words:
+        if isinstance(other, Numbers):  # none of them known: the column of a table that has no type
+            other = Words(other.rows, Counter({None: other.rows}))
+        rows = self.rows + other.rows
+        if self.counts is None or other.counts is None:
+            return Words(rows, None)
+        counts = self.counts + other.counts
+        return Words(rows, counts if len(counts) <= MOST_WORDS else None)
+
+    def frequent(self) -> list[str | None]:
+        """Return the values that occur often enough, sorted, None last."""
+        found = [value for value, count in (self.counts or {}).items() if count >= LEAST_ROWS]
+        return sorted(found, key=lambda value: (value is None, value or ""))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What rows teach about their columns; add up those of several tables.
+
+    Attributes
+    ----------
+    columns : dict of str to Numbers or Words
+        By name.
+    """
+
+    columns: dict[str, Numbers | Words]
+
+    @classmethod
+    def of(cls, table: pa.Table, row: Rows = "row {}".format) -> Self:
+        """Return the summary of a table.
+
+        Raises
+        ------
+        ValueError
+            For a column that holds neither numbers nor text, and a number that is not finite.
+        """
+        names = table.column_names
+        return cls({name: _summary_of(name, table[name], row) for name in names})
+
+    def __add__(self, other: Summary) -> Summary:
+        """Return the summary of the rows of both."""
+        columns = self.columns.items()
+        return Summary({name: each + other.columns[name] for name, each in columns})
+
+
+def _summary_of(name: str, column: pa.ChunkedArray, row: Rows) -> Numbers | Words:
+    if _is_text(column.type):
+        return Words.of(column)
+    return Numbers.of(_numbers(name, column, row))
+
+
+def _useless(name: str, column: Numbers | Words) -> str:
+    """Return why nothing can be learnt from a column, empty if something can."""
+    if not name:
+        return "has no name"
+    return _useless_numbers(column) if isinstance(column, Numbers) else _useless_words(column)
+
+
+def _useless_numbers(column: Numbers) -> str:
+    if not column.known:
+        return "is empty"
+    same = column.known == column.rows and column.low == column.high
+    return f"is {column.low:g} in every row" if same else ""
+
+
+def _useless_words(column: Words) -> str:
+    if column.counts is None:
+        return f"has more than {MOST_WORDS} different values"
+    if column.counts[None] == column.rows:
+        return "is empty"
+    if len(column.counts) == 1:
+        return f"is {next(iter(column.counts))!r} in every row"
+    return "" if column.frequent() else "has another value in every row"
+
+
+def _record_of(columns: dict[str, Numbers]) -> Record:
+    flags = [each for each in columns.values() if each.known < each.rows]
+    shares = [1 - each.known / each.rows for each in flags]
     return {
         "names": list(columns),
-        "fill": imputer.statistics_.tolist(),
-        "flagged": np.isin(np.arange(len(columns)), imputer.indicator_.features_).tolist(),
-        "mean": scaler.mean_.tolist(),
-        "scale": scaler.scale_.tolist(),
+        "fill": [each.mean for each in columns.values()],
+        "flagged": [each.known < each.rows for each in columns.values()],
+        "mean": [*(each.mean for each in columns.values()), *shares],
+        "scale": [
+            *(each.scale() for each in columns.values()),
+            *((share * (1 - share)) ** 0.5 for share in shares),
+        ],
     }
-
-
-def _scaler_from(record: Record) -> Pipeline | None:
-    """Return an imputer and a scaler that are fitted to what the record says."""
-    if not record["names"]:
-        return None
-    fill, flagged = np.array(record["fill"]), np.array(record["flagged"], bool)
-    rows = np.vstack([fill, np.where(flagged, np.nan, fill)])  # whose means are `fill`, exactly
-    imputer = SimpleImputer(add_indicator=True).fit(rows)
-    scaler = StandardScaler().fit(imputer.transform(rows))
-    scaler.mean_, scaler.scale_ = np.array(record["mean"]), np.array(record["scale"])
-    scaler.var_ = scaler.scale_**2
-    return make_pipeline(imputer, scaler)
-
-
-def _one_hot_from(values: list[list[str | None]]) -> OneHotEncoder | None:
-    if not values:
-        return None
-    categories = [np.array(each, dtype=object) for each in values]
-    encoder = OneHotEncoder(categories=categories, handle_unknown="ignore")
-    return encoder.fit(np.array([[each[0] for each in values]], dtype=object))
 
 
 # Targets ----------------------------------------------------------------------------------------
 
 
-def labels_of(table: pa.Table, name: str) -> Array:
+def labels_of(table: pa.Table, name: str, row: Rows = "row {}".format) -> Array:
     """Return a column as labels: text, integers, truth values, or floats that are whole.
 
     Raises
@@ -179,33 +331,54 @@ def labels_of(table: pa.Table, name: str) -> Array:
     """
     column = table[name]
     if _is_text(column.type):
-        labels = _words(column)
-        missing = np.array([label is None for label in labels])
+        labels = np.asarray(_text(column).to_numpy(zero_copy_only=False), dtype=object)
+        missing = column.is_null().to_numpy(zero_copy_only=False)
     elif pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
-        labels, missing = column.to_numpy(), column.is_null().to_numpy()
+        labels = column.to_numpy(zero_copy_only=False)
+        missing = column.is_null().to_numpy(zero_copy_only=False)
     else:
-        labels = _numbers(name, column)
+        labels = _numbers(name, column, row)
         missing = np.isnan(labels)
     if missing.any():
         raise ValueError(
-            f"column {name!r} is the target and has no label in row {int(missing.argmax())} "
+            f"column {name!r} is the target and has no label in {row(int(missing.argmax()))} "
             f"(and {int(missing.sum()) - 1} more); leave such rows out"
         )
     if labels.dtype.kind == "f" and (labels % 1 != 0).any():
-        row = int((labels % 1 != 0).argmax())
+        first = int((labels % 1 != 0).argmax())
         raise ValueError(
-            f"column {name!r} holds fractions, such as {labels[row]} in row {row}: an amount, not "
-            "a class"
+            f"column {name!r} holds fractions, such as {labels[first]} in {row(first)}: an amount, "
+            "not a class"
         )
     return np.asarray(labels)
 
 
+def label_counts(table: pa.Table, name: str, row: Rows = "row {}".format) -> Counter[Any]:
+    """Return how often each label occurs in a column.
+
+    Raises
+    ------
+    ValueError
+        As `labels_of`.
+    """
+    try:
+        found = pc.value_counts(table[name].combine_chunks())
+        labels = labels_of(pa.table({name: pa.chunked_array([found.field(0)])}), name)
+    except (ValueError, pa.ArrowNotImplementedError):
+        labels_of(table, name, row)  # it says which row
+        raise
+    return Counter(dict(zip(labels.tolist(), found.field(1).to_pylist(), strict=True)))
+
+
+def label_codes(table: pa.Table, name: str, classes: Array) -> Array:
+    """Return the position of each label of a column in the classes."""
+    column = table[name]
+    if _is_text(column.type):
+        return _positions(column, pa.array(classes.tolist(), pa.string()))
+    return np.searchsorted(classes, labels_of(table, name))
+
+
 # Columns ----------------------------------------------------------------------------------------
-
-
-def _values(name: str, column: pa.ChunkedArray) -> Array:
-    """Return numbers as float64, NaN where missing; text as objects, None where missing."""
-    return _words(column) if _is_text(column.type) else _numbers(name, column)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -220,11 +393,12 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _words(column: pa.ChunkedArray) -> Array:
-    return np.asarray(column.cast(pa.string()).to_numpy(zero_copy_only=False), dtype=object)
+def _text(column: pa.ChunkedArray) -> pa.Array:
+    text = column.cast(pa.string())
+    return text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text
 
 
-def _numbers(name: str, column: pa.ChunkedArray) -> Array:
+def _numbers(name: str, column: pa.ChunkedArray, row: Rows = "row {}".format) -> Array:
     if _is_text(column.type):
         value = column.drop_null()[0].as_py() if column.null_count < len(column) else None
         raise ValueError(
@@ -240,8 +414,10 @@ def _numbers(name: str, column: pa.ChunkedArray) -> Array:
             "be learnt from"
         ) from None
     if np.isinf(values).any():
-        row = int(np.isinf(values).argmax())
-        raise ValueError(f"column {name!r} holds {values[row]} in row {row}; it must be finite")
+        first = int(np.isinf(values).argmax())
+        raise ValueError(
+            f"column {name!r} holds {values[first]} in {row(first)}; it must be finite"
+        )
     return np.asarray(values)
 
 
@@ -249,25 +425,3 @@ def _microseconds(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_time(kind):
         return pa.time64("us")
     return pa.duration("us") if pa.types.is_duration(kind) else pa.timestamp("us")
-
-
-def _useless(name: str, values: Array) -> str:
-    """Return why nothing can be learnt from a column, empty if something can."""
-    if not name:
-        return "has no name"
-    text = values.dtype == object
-    known = values[[value is not None for value in values] if text else ~np.isnan(values)]
-    if not known.size:
-        return "is empty"
-    if known.size == values.size and (known == known[0]).all():
-        return f"is {known[0]!r} in every row" if text else f"is {known[0]:g} in every row"
-    if text and not _frequent(values):
-        return "has another value in every row"
-    return ""
-
-
-def _frequent(words: Array) -> list[str | None]:
-    """Return the values that occur often enough, sorted, None last."""
-    counts = Counter(words.tolist())
-    frequent = [value for value, count in counts.items() if count >= LEAST_ROWS]
-    return sorted(frequent, key=lambda value: (value is None, value or ""))
