@@ -130,6 +130,7 @@ LAYERS = (
     (
         "linear",
         "torch",
+        "torch_parallel",
         "jax",
         "layer",
         "labels",
@@ -146,7 +147,7 @@ RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in module
 # A loss finds the front end of an array when one comes; torch.py also has torch's modules, above.
 LATE = {("losses", "torch"), ("losses", "jax")}
 AT_HOME = {  # who may import a package that is not there for everyone
-    "torch": {"torch", "torch_plain", "distributed"},
+    "torch": {"torch", "torch_plain", "torch_parallel", "distributed"},
     "jax": {"jax"},
     "numba": {"kernels", "cli"},
     "llvmlite": {"kernels"},

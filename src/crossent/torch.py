@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 from crossent import checks, losses, plain, torch_plain
 from crossent import numpy as on_arrays
 from crossent.sums import LossSums
+from crossent.torch_parallel import vocab_parallel_cross_entropy as vocab_parallel_cross_entropy
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 KINDS: dict[str, Any] = {

@@ -1,0 +1,281 @@
+"""Processes that share out the classes of a loss, and what each of them is asked to compute.
+
+`answers` starts them once; every task then runs on all of them, and what each rank answered comes
+back by the task's name. A task that fails answers with its traceback.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cases import CASES
+from crossent.torch import vocab_parallel_cross_entropy
+from torch_cases import LAYOUTS, tensors
+
+SECONDS = 60  # that a rank waits for another
+TABLE = tuple(case for case in CASES if case.loss == "cross_entropy" and case.layout in LAYOUTS)
+TASKS: dict[str, Callable[[int, int], Any]] = {}
+
+
+def task(function: Callable[[int, int], Any]) -> Callable[[int, int], Any]:
+    """Have every rank run a function of its rank and their number."""
+    TASKS[function.__name__] = function
+    return function
+
+
+def answers(size: int, directory: Path) -> list[dict[str, Any]]:
+    """Return what every rank answers to every task."""
+    context = torch.multiprocessing.spawn(_work, (size, directory), nprocs=size, join=False)
+    try:
+        for _ in range(4 * SECONDS):
+            if context.join(timeout=1):
+                break
+        else:
+            raise TimeoutError(f"{size} ranks had no answer after {4 * SECONDS} seconds")
+    finally:
+        for process in context.processes:
+            process.kill()
+    return [torch.load(directory / f"rank{r}", weights_only=False) for r in range(size)]
+
+
+def _work(rank: int, size: int, directory: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{directory / 'meeting'}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=SECONDS),
+    )
+    found = {}
+    for name, function in TASKS.items():
+        try:
+            found[name] = function(rank, size)
+        except Exception:
+            found["failed"] = f"{name}: {traceback.format_exc()}"
+            break  # the others may wait for this rank
+    torch.save(found, directory / f"rank{rank}")
+    dist.destroy_process_group()
+
+
+# Shards -------------------------------------------------------------------------------------------
+
+
+def cuts(classes: int, size: int, seed: int) -> list[int]:
+    """Return where shards begin and end: of any width, none included."""
+    inner = np.random.default_rng(seed).integers(0, classes + 1, size - 1)
+    return [0, *sorted(inner.tolist()), classes]
+
+
+def shard(tensor: Tensor, axis: int, rank: int, at: list[int]) -> Tensor:
+    """Return a rank's classes, as a tensor of its own."""
+    return tensor.detach().narrow(axis, at[rank], at[rank + 1] - at[rank]).clone()
+
+
+def both_ways(
+    rank: int, at: list[int], z: Tensor, y: Tensor, upstream: Tensor | None = None, **call: Any
+) -> tuple[Tensor, Tensor]:
+    """Return the loss, and the gradient in this rank's scores."""
+    axis = call.get("axis", -1)
+    own = shard(z, axis, rank, at).requires_grad_()
+    if y.is_floating_point() and y.shape == z.shape:
+        y = shard(y, axis, rank, at)
+    before = own.detach().clone(), y.clone()
+    value = vocab_parallel_cross_entropy(own, y, **call)
+    value.backward(torch.ones_like(value) if upstream is None else upstream)
+    assert torch.equal(own, before[0]) or own.isnan().any(), "inputs are never written"
+    assert torch.equal(y, before[1])
+    assert own.grad is not None
+    return value.detach(), own.grad
+
+
+def example(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).mul_(3).to(dtype)
+
+
+def labels(rows: int, classes: int) -> Tensor:
+    return torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(1))
+
+
+# Tasks --------------------------------------------------------------------------------------------
+
+
+@task
+def table(rank: int, size: int) -> dict[str, Any]:
+    """Compute every case of the table."""
+    found = {}
+    for seed, case in enumerate(TABLE):
+        z, y, w = tensors(case)
+        at = cuts(z.shape[case.options.get("axis", -1)], size, seed)
+        options = {**case.options, "sample_weight": w, "normalizer": case.normalizer}
+        found[str(case)] = both_ways(rank, at, z, y, **options)
+    return found
+
+
+UPSTREAM = torch.tensor([5.0, 2.0, -1.0, 0.0, 0.5, 3.0], dtype=torch.float64)
+
+
+@task
+def situations(rank: int, size: int) -> dict[str, Any]:
+    """Compute what no table of small cases holds; `SITUATIONS` says what it should be."""
+    return {
+        name: both_ways(rank, cuts(z.shape[-1], size, 3), z, y, **call)
+        for name, (z, y, call) in SITUATIONS.items()
+    }
+
+
+def _situations() -> dict[str, tuple[Tensor, Tensor, dict[str, Any]]]:
+    z, y = example(6, 11), torch.tensor([0, 10, -100, 5, 3, 7])
+    tile = torch.full((2, 3000), -torch.inf)
+    tile[:, -3:] = torch.tensor([1.0, 2.0, 3.0])
+    ignored = z.clone()
+    ignored[2] = torch.nan
+    every = {
+        "class_weight": [0.5 + j for j in range(11)],
+        "label_smoothing": 0.2,
+        "z_loss": 0.1,
+        "softcap": 5.0,
+        "temperature": 0.7,
+    }
+    soft = torch.softmax(example(6, 11, seed=5), -1)
+    each = {"reduction": "none", "upstream": UPSTREAM}
+    sure = torch.zeros(3, 11)
+    sure[:, 0] = torch.tensor([18.0, 40.0, 80.0])
+    found: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {
+        "each row its upstream": (z, y, each),
+        "each row its upstream, every option": (z, y, {**each, **every}),
+        "each row its upstream, probabilities": (z, soft, {**each, **every}),
+        "an upstream of one half": (z, y, {"upstream": torch.tensor(0.5, dtype=torch.float64)}),
+        "first tiles of -inf": (tile, torch.tensor([2999, 2998]), {}),
+        "first tiles of -inf, smoothed": (tile, torch.tensor([2999, 2998]), {"z_loss": 0.1}),
+        "ignored row of NaN": (ignored, y, {}),
+        "targets all in the first shard": (z, torch.zeros(6, dtype=torch.int64), {}),
+        "targets all in the last shard": (z, torch.full((6,), 10), {"label_smoothing": 0.1}),
+        "right and certain": (sure, torch.zeros(3, dtype=torch.int64), {"reduction": "none"}),
+        "wrong and certain": (sure, torch.full((3,), 10), {"reduction": "none"}),
+        "ties across shards": (torch.zeros(6, 11), y, {}),
+        "ties across shards, probabilities": (torch.zeros(6, 11).double(), soft, {}),
+        "offset of 1e8": (torch.full((2, 3), 1e8), torch.tensor([1, 2]), {}),
+        "long rows in blocks": (example(70, 9000).float(), labels(70, 9000), {}),
+        "long rows in blocks, smoothed": (
+            example(70, 9000, dtype=torch.float32),
+            labels(70, 9000),
+            {"label_smoothing": 0.1, "z_loss": 1e-3},
+        ),
+    }
+    for dtype in (torch.float16, torch.bfloat16):
+        found[f"{dtype}"] = (z.to(dtype), y, {})
+        found[f"{dtype}, each row its upstream"] = (z.to(dtype), y, {**each, **every})
+        found[f"{dtype}, probabilities"] = (z.to(dtype), soft.to(dtype), every)
+    return found
+
+
+SITUATIONS = _situations()
+
+
+@task
+def mistakes(rank: int, size: int) -> dict[str, Any]:
+    """Return what every rank raises if one or all of them are called wrongly."""
+    return {name: _raised(rank, size, change) for name, change in MISTAKES.items()}
+
+
+def _raised(rank: int, size: int, change: Callable[[int], dict[str, Any]]) -> tuple[str, str]:
+    own = {"local_logits": example(4, 3), "targets": torch.tensor([0, -100, 2, 3])}
+    try:
+        vocab_parallel_cross_entropy(**{**own, **change(rank)})
+    except (ValueError, TypeError) as error:
+        return type(error).__name__, str(error)
+    return "", "nothing was raised"
+
+
+def last(**changed: Any) -> Callable[[int], dict[str, Any]]:
+    """Change arguments of rank 1 alone."""
+    return lambda rank: changed if rank == 1 else {}
+
+
+def every(**changed: Any) -> Callable[[int], dict[str, Any]]:
+    return lambda rank: changed
+
+
+SOFT = torch.full((4, 3), 0.1)
+OTHER = torch.tensor([0, -100, 2, 4])
+MISTAKES: dict[str, Callable[[int], dict[str, Any]]] = {
+    "an option of one rank": last(label_smoothing=2.0),
+    "no tensor": last(local_logits=[[1.0, 2.0]]),
+    "scores of integers": last(local_logits=torch.ones(4, 3, dtype=torch.int64)),
+    "other rows": last(local_logits=example(5, 3)),
+    "another type": last(local_logits=example(4, 3, dtype=torch.float32)),
+    "other targets": last(targets=OTHER),
+    "other weights": last(sample_weight=torch.ones(4)),
+    "other options": last(z_loss=0.5),
+    "other class weights": lambda rank: {"class_weight": [1.0 + rank] * 6},
+    "other normalizers": last(normalizer=3.0),
+    "kinds of targets": last(targets=SOFT),
+    "a class beyond all": every(targets=torch.tensor([0, 1, 99, 2])),
+    "targets of another shape": every(targets=torch.tensor([0, 1])),
+    "a probability above 1": lambda rank: {"targets": SOFT if rank != 1 else SOFT + 1},
+    "probabilities of another shard": lambda rank: {"targets": SOFT[:, : 3 - rank % 2]},
+    "class weights of a shard": every(class_weight=[1.0, 2.0, 3.0]),
+    "a negative weight": every(sample_weight=torch.tensor([1.0, 1.0, -1.0, 1.0])),
+    "targets that want a gradient": last(targets=SOFT.clone().requires_grad_()),
+    "an option that is not there": last(smoothing=0.1),
+    "a normalizer for a sum": last(normalizer=2.0, reduction="sum"),
+    "a single number": every(local_logits=torch.tensor(1.0), targets=torch.tensor(0)),
+    "no classes at all": every(local_logits=torch.ones(4, 0)),
+}
+
+
+@task
+def more(rank: int, size: int) -> dict[str, Any]:
+    """Return what a rank finds true of groups, graphs and collectives."""
+    z, y = example(6, 11), labels(6, 11)
+    at = cuts(11, size, 3)
+    own = shard(z, -1, rank, at).requires_grad_()
+    first = vocab_parallel_cross_entropy(own, y)
+    second = vocab_parallel_cross_entropy(own, y, label_smoothing=0.5)
+    (first + second).backward()
+    found = {"two losses": own.grad.clone(), "collectives": _collectives(own, y)}
+    with torch.no_grad():
+        found["no gradient"] = vocab_parallel_cross_entropy(own, y)
+    group = dist.new_group([0, 1])
+    if rank < 2:
+        of_two = shard(z, -1, rank, [0, 4, 11])
+        found["subgroup"] = vocab_parallel_cross_entropy(of_two, y, group=group)
+    else:
+        try:
+            vocab_parallel_cross_entropy(own, y, group=group)
+        except RuntimeError as error:
+            found["subgroup"] = str(error)
+    return found
+
+
+def _collectives(own: Tensor, y: Tensor) -> dict[str, list[int]]:
+    """Return how many bytes each exchange of a loss sends, forward and backward."""
+    sent: list[int] = []
+    real = dist.all_gather
+
+    def counted(found: list[Tensor], tensor: Tensor, group: Any = None) -> None:
+        sent.append(tensor.numel() * tensor.element_size())
+        real(found, tensor, group=group)
+
+    dist.all_gather = counted
+    try:
+        value = vocab_parallel_cross_entropy(own, y)
+        forward = list(sent)
+        value.backward()
+        hard = {"forward": forward, "both": list(sent)}
+        sent.clear()
+        vocab_parallel_cross_entropy(own, y, label_smoothing=0.1)
+    finally:
+        dist.all_gather = real
+    return {**hard, "masses": sent}

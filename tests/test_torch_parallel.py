@@ -1,0 +1,214 @@
+"""Classes shared out among 2 and 3 processes: the answers of one process, or one sentence for all.
+
+The processes start once for each number of them; tests/ranks.py holds what they compute.
+"""
+
+from __future__ import annotations
+
+import doctest
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import crossent
+import oracle
+from cases import Case
+from crossent import torch_parallel
+from crossent.torch import vocab_parallel_cross_entropy
+from ranks import MISTAKES, SITUATIONS, TABLE, answers, cuts, example, labels
+from torch_cases import array, tensor
+
+SIZES = (2, 3)
+Answers = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module", params=SIZES, ids=lambda size: f"{size} ranks")
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """Return what every rank answered to every task, once for each number of ranks."""
+    return answers(request.param, tmp_path_factory.mktemp(f"ranks{request.param}"))
+
+
+def of(found: Answers, task: str, name: str) -> list[Any]:
+    """Return what the ranks answered to a part of a task; fail with the traceback of one."""
+    for rank, each in enumerate(found):
+        assert "failed" not in each, f"rank {rank} in {each['failed']}"
+    return [each[task][name] for each in found]
+
+
+def joined(parts: list[tuple[Tensor, Tensor]], axis: int) -> tuple[Tensor, Tensor]:
+    """Return the loss that all ranks agree on bit by bit, and the gradient of all classes."""
+    for value, _ in parts[1:]:
+        assert array(value).tobytes() == array(parts[0][0]).tobytes()
+    return parts[0][0], torch.cat([gradient for _, gradient in parts], axis)
+
+
+@cache
+def truth(index: int) -> oracle.Truth:
+    """Return what a case of the table must answer, computed once for all numbers of ranks."""
+    case = TABLE[index]
+    return oracle.truth(case.loss, case.options, *case.arrays(), case.normalizer)
+
+
+@pytest.mark.parametrize("case", TABLE, ids=str)
+def test_values_and_gradients_are_true(case: Case, found: Answers) -> None:
+    value, slope = joined(of(found, "table", str(case)), case.options.get("axis", -1))
+    true, (z, _, _) = truth(TABLE.index(case)), case.arrays()
+    assert (slope.shape, slope.dtype) == (z.shape, tensor(z).dtype)
+    allowed = 128 if "softcap" in case.options else 64  # a capped score is rounded four times
+    assert oracle.ulps(array(value), true.value, true.larger_value).max(initial=0) <= allowed
+    assert oracle.ulps(array(slope), true.gradient, true.larger_term).max(initial=0) <= allowed
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_situations_are_as_in_one_process(name: str, found: Answers) -> None:
+    z, y, call = SITUATIONS[name]
+    call, upstream = {k: v for k, v in call.items() if k != "upstream"}, call.get("upstream")
+    z = z.clone().requires_grad_()
+    known = crossent.cross_entropy(z, y, **call)
+    known.backward(torch.ones_like(known) if upstream is None else upstream)
+    value, slope = joined(of(found, "situations", name), -1)
+    assert (value.dtype, slope.dtype) == (known.dtype, z.dtype)
+    narrow = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 4e-6}
+    rtol = narrow.get(z.dtype, 1e-12)
+    wide = 1e-12 if value.dtype == torch.float64 else 4e-6
+    torch.testing.assert_close(value, known.detach(), rtol=wide, atol=0)
+    assert z.grad is not None
+    torch.testing.assert_close(slope, z.grad, rtol=rtol, atol=rtol * 1e-3)
+
+
+@pytest.mark.parametrize("name", ["two losses", "no gradient"])
+def test_graphs_of_one_tensor(name: str, found: Answers) -> None:
+    z, y = example(6, 11).requires_grad_(), labels(6, 11)
+    plain, smoothed = (crossent.cross_entropy(z, y, label_smoothing=a) for a in (0.0, 0.5))
+    (plain + smoothed).backward()
+    if name == "no gradient":
+        assert all(each.item() == pytest.approx(plain.item()) for each in of(found, "more", name))
+    else:
+        torch.testing.assert_close(torch.cat(of(found, "more", name), 1), z.grad)
+
+
+def test_a_group_of_some_ranks(found: Answers) -> None:
+    known = crossent.cross_entropy(example(6, 11), labels(6, 11)).item()
+    *inside, outside = [*of(found, "more", "subgroup"), None][:3]
+    assert [each.item() for each in inside] == pytest.approx([known] * 2)
+    if len(found) == 3:
+        assert outside == "this process is not in the group; only its members may call"
+
+
+def test_what_is_exchanged(found: Answers) -> None:
+    """One text and one vector of numbers per row, forward; nothing in the backward pass."""
+    text = 4096
+    for each in of(found, "more", "collectives"):
+        assert each["forward"] == each["both"] == [text, 6 * 4 * 8]
+        assert each["masses"] == [text, 6 * 7 * 8]
+
+
+SENTENCES = {
+    "an option of one rank": (
+        "rank 1 of the group: label_smoothing is 2.0; it must be finite, at least 0 and at most 1"
+    ),
+    "no tensor": "rank 1 of the group: local_logits is a list; it must be a tensor",
+    "scores of integers": (
+        "rank 1 of the group: logits has dtype int64; it must be float16, bfloat16, float32 or "
+        "float64"
+    ),
+    "other rows": (
+        "the shape of the rows is [4] on rank 0 of the group, but [5] on rank 1; it must be the "
+        "same on every rank"
+    ),
+    "another type": (
+        "the dtype of the scores is torch.float64 on rank 0 of the group, but torch.float32 on "
+        "rank 1; it must be the same on every rank"
+    ),
+    "other targets": "targets is [4] of checksum",
+    "other weights": "sample_weight is None on rank 0 of the group, but [4] of checksum",
+    "other options": "z_loss=0.5",
+    "other class weights": "class_weight is [6] of checksum",
+    "other normalizers": "normalizer is None on rank 0 of the group, but 3.0 on rank 1; it must",
+    "kinds of targets": "on rank 0 of the group, but probabilities on rank 1; it must be the same",
+    "a class beyond all": "targets[2] is 99; a class index must be in [0, {last}] or the ignore",
+    "targets of another shape": "targets has shape (2,), but logits has shape (4, {classes}) with",
+    "a probability above 1": (
+        "rank 1 of the group: targets[0, 0] is 1.100000023841858; a probability must be in [0, 1]"
+    ),
+    "probabilities of another shard": (
+        "rank 1 of the group: targets has shape (4, 2) and dtype float32; probabilities must have "
+        "the shape of logits, (4, 3)"
+    ),
+    "class weights of a shard": "class_weight has 3 entries, but there are {classes} classes",
+    "a negative weight": "sample_weight[2] is -1.0; a weight must be finite, >= 0",
+    "targets that want a gradient": (
+        "rank 1 of the group: targets requires a gradient, but only scores have one here; detach it"
+    ),
+    "an option that is not there": "rank 1 of the group: CrossEntropy.__init__() got an unexpected",
+    "a normalizer for a sum": "rank 1 of the group: normalizer is given, but reduction='sum'",
+    "a single number": "logits is a single number; it needs an axis of classes",
+    "no classes at all": "logits has 0 classes; there must be at least 1",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence_on_every_rank(name: str, found: Answers) -> None:
+    raised = of(found, "mistakes", name)
+    assert len(set(raised)) == 1
+    size = len(found)
+    sentence = SENTENCES[name].format(last=3 * size - 1, classes=3 * size)
+    assert sentence in raised[0][1]
+    types = ("no tensor", "scores of integers", "an option that is not there")
+    assert raised[0][0] == ("TypeError" if name in types else "ValueError")
+
+
+def test_the_example_runs() -> None:
+    result = doctest.testmod(torch_parallel)
+    assert (result.failed, result.attempted > 0) == (0, True)
+
+
+def test_without_a_group() -> None:
+    with pytest.raises(RuntimeError, match=r"torch.distributed is not initialised; call torch"):
+        vocab_parallel_cross_entropy(example(4, 3), labels(4, 3))
+
+
+def test_shards_of_no_width_are_among_them() -> None:
+    assert [0, 0] in [cuts(3, 3, seed)[:2] for seed in range(len(TABLE))]
+
+
+@pytest.fixture
+def alone() -> Any:
+    """Let this process be a group of one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_second_derivatives_are_refused(alone: None) -> None:
+    z = example(4, 3).requires_grad_()
+    value = vocab_parallel_cross_entropy(z, labels(4, 3))
+    with pytest.raises(RuntimeError, match="has first derivatives only, but create_graph=True"):
+        torch.autograd.grad(value, z, create_graph=True)
+
+
+def test_scores_of_other_layouts(alone: None) -> None:
+    z = example(5, 4, 3).transpose(0, 2).requires_grad_()
+    y = torch.tensor([[0, 1, 2, 3, 4]] * 3).reshape(3, 5) % 4
+    value = vocab_parallel_cross_entropy(z, y, axis=1)
+    known = crossent.cross_entropy(z, y, axis=1)
+    torch.testing.assert_close(value, known)
+    ours, theirs = (torch.autograd.grad(each, z)[0] for each in (value, known))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 2, 3), (3,)])
+def test_no_rows_and_one_row(shape: tuple[int, ...], alone: None) -> None:
+    z = example(*shape).requires_grad_()
+    y = torch.zeros(shape[:-1], dtype=torch.int64)
+    for reduction in ("mean", "sum", "none", "batchmean"):
+        value = vocab_parallel_cross_entropy(z, y, reduction=reduction)
+        known = crossent.cross_entropy(z, y, reduction=reduction)
+        torch.testing.assert_close(value, known)
+        torch.testing.assert_close(
+            torch.autograd.grad(value.sum(), z)[0], torch.autograd.grad(known.sum(), z)[0]
+        )
