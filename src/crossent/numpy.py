@@ -186,10 +186,10 @@ def bits(array: Array) -> Array:
 def _rows(array: Array, axis: int) -> Array:
     """Return the array as (N, C), classes last and contiguous, copied only if need be."""
     moved = np.moveaxis(array, axis, -1) if array.ndim > 1 else array
-    return _writable(np.ascontiguousarray(moved.reshape(-1, array.shape[axis])))
+    return writable(np.ascontiguousarray(moved.reshape(-1, array.shape[axis])))
 
 
-def _writable(array: Array) -> Array:
+def writable(array: Array) -> Array:
     """Return a view that counts as writable: kernels never write inputs, and one type is enough."""
     if array.flags.writeable:
         return array
@@ -268,7 +268,7 @@ def _index_targets(
     targets: Array, weights: Array, classes: int, ignore_index: int
 ) -> tuple[Array, Array]:
     """Return indices that are all classes, and weights that are 0 where one was ignored."""
-    flat = _writable(np.ascontiguousarray(targets.reshape(-1)))
+    flat = writable(np.ascontiguousarray(targets.reshape(-1)))
     ignored, bad = sum_over_rows(
         lambda start, stop, sums: scan.scan_indices(flat[start:stop], classes, ignore_index, sums),
         len(flat),
@@ -359,7 +359,8 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     sample_shape = logits.shape[:-1] if logits.ndim > 1 else logits.shape
     weights = checks.sample_weight(sample_weight, sample_shape, logits.shape)
     outputs = logits.shape[-1] if logits.ndim > 1 else 1
-    z, y = _outputs(logits, outputs), _outputs(targets.astype(result_type(targets.dtype)), outputs)
+    y = targets.astype(result_type(targets.dtype), copy=False)
+    z, y = _outputs(logits, outputs), _outputs(y, outputs)
     per_output = weights is not None and weights.shape == logits.shape
     rows = NO_ROW if weights is None else _outputs(weights, outputs if per_output else 1)
     _scan_outputs(y, targets, weights)
@@ -377,13 +378,15 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
 def _outputs(array: Array, outputs: int) -> Array:
     """Return the array as (n, J), copied only if need be."""
     rows = array.size // outputs if outputs else 0
-    return _writable(np.ascontiguousarray(array.reshape(rows, outputs)))
+    return writable(np.ascontiguousarray(array.reshape(rows, outputs)))
 
 
 def _scan_outputs(y: Array, targets: Array, weights: Array | None) -> None:
     """Check the targets of the outputs that take part."""
-    _, bad, _ = sum_over_rows(
-        lambda start, stop, sums: scan.scan_probabilities(y[start:stop], NO_ROW, NO_ROW, sums),
+    _, bad, _ = sum_over_rows(  # as one row: each row of a single output has its price
+        lambda start, stop, sums: scan.scan_probabilities(
+            y[start:stop].reshape(1, -1), NO_ROW, NO_ROW, sums
+        ),
         len(y),
         y.shape[1],
         width=3,
