@@ -1,5 +1,6 @@
 """Cross-entropy done right: exact in both tails, fused, the same on every array."""
 
+from crossent.linear import LinearCrossEntropy, linear_cross_entropy
 from crossent.losses import (
     BinaryCrossEntropy,
     CrossEntropy,
@@ -24,12 +25,14 @@ __version__ = "0.1.0"
 __all__ = [
     "BinaryCrossEntropy",
     "CrossEntropy",
+    "LinearCrossEntropy",
     "LossSums",
     "QuadraticCost",
     "SoftmaxBinaryCrossEntropy",
     "binary_cross_entropy",
     "cross_entropy",
     "get_num_threads",
+    "linear_cross_entropy",
     "log_sigmoid",
     "log_softmax",
     "logsumexp",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,31 @@ def weights_option(name: str, value: Any) -> tuple[float, ...] | None:
         raise ValueError(f"{name} has shape {np.shape(value)}; it must be one-dimensional")
     _finite_and_not_negative(name, array)
     return tuple(array.tolist())
+
+
+def names(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError unless value holds nothing but some of the names."""
+    given = (value,) if isinstance(value, str) else tuple(value)
+    wrong = next((each for each in given if each not in allowed), None)
+    if wrong is not None or isinstance(value, str):
+        raise ValueError(
+            f"{name} is {_brief(value)}; it must be a tuple of some of {', '.join(allowed)}"
+        )
+
+
+def byte_count(name: str, value: object) -> int:
+    """Return a number of bytes, given as one or as text like "64MB" or "1.5GiB"."""
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]i?)?b\s*", str(value).lower())
+    if isinstance(value, str) and found and found[1].count(".") < 2 and found[1] != ".":
+        prefix = found[2] or ""
+        base = 1024 if prefix.endswith("i") else 1000
+        return int(float(found[1]) * base ** (" kmgt".index(prefix[0]) if prefix else 0))
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0:
+        return int(value)
+    raise ValueError(
+        f'{name} is {_brief(value)}; it must be a number of bytes, such as 1000000, "64MB" or '
+        '"1GiB"'
+    )
 
 
 # Arrays -----------------------------------------------------------------------------------------
@@ -259,6 +285,90 @@ def _sums_to_one(given: Array, dtype: str, axis: int, part: Array, name: str) ->
         raise ValueError(
             f"{name}{row} sums to {sums[position]}; it must sum to 1 (to {tolerance:g})"
         )
+
+
+# A linear head ----------------------------------------------------------------------------------
+
+
+def head(features: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array | None]:
+    """Return features (..., D), weight (V, D) and bias (V,), floating and of one dtype."""
+    x, w = logits(features, "features"), logits(weight, "weight")
+    b = None if bias is None else logits(bias, "bias")
+    head_shapes(x.shape, w.shape, None if b is None else b.shape)
+    for name, array in (("weight", w), ("bias", b)):
+        if array is not None and array.dtype != x.dtype:
+            raise TypeError(
+                f"{name} has dtype {array.dtype}, but features has dtype {x.dtype}; "
+                "both must be the same"
+            )
+    return x, w, b
+
+
+def head_shapes(
+    features: tuple[int, ...], weight: tuple[int, ...], bias: tuple[int, ...] | None
+) -> None:
+    """Raise ValueError unless the shapes are those of a layer."""
+    if not features:
+        raise ValueError("features is a single number; it must have shape (..., D)")
+    if len(weight) != 2 or weight[1] != features[-1] or not weight[0]:
+        raise ValueError(
+            f"weight has shape {weight}, but features has shape {features}; "
+            f"it must have shape (V, {features[-1]}), for one class or more"
+        )
+    if bias is not None and bias != weight[:1]:
+        raise ValueError(f"bias has shape {bias}; it must have shape {weight[:1]}")
+
+
+def budget_for_rows(budget: int, bytes_per_row: int) -> int:
+    """Return how many rows fit a memory budget, at least one."""
+    if budget < bytes_per_row:
+        raise ValueError(
+            f"memory_budget is {budget} bytes, but one row needs {bytes_per_row}; "
+            "it must be at least that"
+        )
+    return budget // bytes_per_row
+
+
+def top_indices(value: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the indices of a pair (indices, probabilities) for scores of a shape (..., V)."""
+    classes = shape[-1]
+    array = _as_array("indices of targets", value)
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"indices of targets has dtype {array.dtype}; it must be integer")
+    if array.shape[:-1] != shape[:-1] or array.ndim != len(shape):
+        raise ValueError(
+            f"indices of targets has shape {array.shape}, but there are rows of shape "
+            f"{shape[:-1]}; the k classes of every row must have shape that and k"
+        )
+    outside = (array < 0) | (array >= classes)
+    if outside.any():
+        position = _position(outside)
+        raise ValueError(
+            f"indices of targets{position} is {array[position]}; it must be in [0, {classes - 1}]"
+        )
+    return array.astype(np.int64, copy=False)
+
+
+def top_probabilities(value: Any, shape: tuple[int, ...], part: Any) -> NDArray[np.float64]:
+    """Return the probabilities of a pair (indices, probabilities), those of `part` in [0, 1]."""
+    array = as_float64("probabilities of targets", value)
+    tolerance = SUM_TOLERANCE.get(getattr(value, "dtype", array.dtype).name, OTHER_SUM_TOLERANCE)
+    if array.shape != shape:
+        raise ValueError(
+            f"probabilities of targets has shape {array.shape}; "
+            f"it must have the shape of the indices, {shape}"
+        )
+    wrong = ~((array >= 0) & (array <= 1)) & part
+    if wrong.any():
+        raise bad_probability(array, "probabilities of targets", part)
+    sums = np.where(part, array, 0.0).sum(axis=-1)
+    if (sums > 1 + tolerance).any():
+        position = _position(sums > 1 + tolerance)
+        raise ValueError(
+            f"probabilities of targets{position} add up to {sums[position]}; "
+            f"those of a row must not exceed 1 (to {tolerance:g})"
+        )
+    return array
 
 
 def labels(value: Any, num_classes: int) -> Array:

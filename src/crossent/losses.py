@@ -23,18 +23,23 @@ def _framework(array: Any) -> str:
     return next((name for name in ("torch", "jax", "jaxlib") if name in packages), "numpy")
 
 
+def framework_of(array: Any, name: str) -> str:
+    """Return "torch" or "numpy": who computes on arrays of this type."""
+    framework = _framework(array)
+    if framework not in ("torch", "numpy"):
+        raise TypeError(
+            f"{name} is a {framework} {type(array).__name__}; "
+            "it must be a NumPy array, a torch tensor or a list of numbers"
+        )
+    return framework
+
+
 def _front_end(array: Any) -> Any:
     """Return the module that computes on arrays of this type; imported when first needed."""
-    framework = _framework(array)
-    if framework == "torch":
+    if framework_of(array, "logits") == "torch":
         import crossent.torch
 
         return crossent.torch
-    if framework != "numpy":
-        raise TypeError(
-            f"logits is a {framework} {type(array).__name__}; "
-            "it must be a NumPy array, a torch tensor or a list of numbers"
-        )
     import crossent.numpy
 
     return crossent.numpy
