@@ -1,4 +1,4 @@
-"""What a run found, as text, as JSON, and as the tables of docs/performance.md."""
+"""What a run found, as text, as JSON, and as the tables of docs/performance.md and README.md."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import crossent
+from benchmarks.features import ABSENT, Library, answers, libraries, questions
 from benchmarks.measure import Result, as_json
 
-DOCS = Path(__file__).parent.parent / "docs" / "performance.md"
+ROOT = Path(__file__).parent.parent
+README, DOCS = ROOT / "README.md", ROOT / "docs" / "performance.md"
 PACKAGES = (
     *("numpy", "numba", "llvmlite", "torch", "jax", "jaxlib", "optax"),
     *("scikit-learn", "tensorflow", "tensorflow-cpu", "ml_dtypes"),
@@ -143,17 +145,61 @@ def write_json(path: Path, about: Mapping[str, Any], results: Mapping[str, Resul
 
 def update_docs(about: Mapping[str, Any], results: Mapping[str, Result], check: str) -> None:
     """Put the tables, and what `crossent check` prints, between their markers in the docs."""
-    parts = [f"Made by `{about['command']}`.\n\n{describe(about)}", verdicts(results)]
+    made = f"Made by `{about['command']}`.\n\n{describe(about)}"
+    parts = [made, verdicts(results)]
     for name, result in results.items():
         parts.append("\n\n".join([f"### {name}", case_table(result), *remarks(result)]))
-    text = DOCS.read_text(encoding="utf-8")
-    text = _between("python -m benchmarks", "\n\n".join(parts), text)
-    write(DOCS, _between("crossent check", f"```text\n{check.rstrip()}\n```", text))
+    fill(DOCS, "python -m benchmarks", "\n\n".join(parts))
+    fill(DOCS, "crossent check", f"```text\n{check.rstrip()}\n```")
+    fill(README, "python -m benchmarks", f"{comparison(results)}\n\n{made}")
 
 
-def _between(marker: str, new: str, text: str) -> str:
+def fill(path: Path, marker: str, new: str) -> None:
+    """Replace what stands between two markers of a page."""
     begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
+    text = path.read_text(encoding="utf-8")
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{DOCS} must hold {begin} and {end}, once each")
+        raise ValueError(f"{path} must hold {begin} and {end}, once each")
     before, rest = text.split(begin)
-    return f"{before}{begin}\n{new}\n{end}{rest.split(end)[1]}"
+    write(path, f"{before}{begin}\n{new}\n{end}{rest.split(end)[1]}")
+
+
+# The front page ---------------------------------------------------------------------------------
+
+HEADLINES = {
+    "softmax_4096x32768": "4,096 rows of 32,768 scores",
+    "softmax_65536x1000": "65,536 rows of 1,000",
+    "softmax_1Mx10": "1,000,000 rows of 10",
+    "bfloat16_65536x1000": "65,536 rows of 1,000, bfloat16",
+    "sigmoid_16M": "16,777,216 sigmoid outputs",
+}
+
+
+def comparison(results: Mapping[str, Result]) -> str:
+    """Return one table of all libraries: their answers, times and memory in the headline cases."""
+    asked = list(libraries())
+    headlines = {text: results[name] for name, text in HEADLINES.items() if name in results}
+    rows = list(zip(questions(), *map(answers, asked), strict=True))
+    for text, result in headlines.items():
+        rows.append((f"time, {text}", *(_time(result, each) for each in asked)))
+    for text, result in list(headlines.items())[:1]:  # the others show the same
+        rows.append((f"memory, {text}", *(_memory(result, each) for each in asked)))
+    return table(["", *(each.name for each in asked)], rows)
+
+
+def _time(result: Result, library: Library) -> str:
+    """Return milliseconds of ours, and of others how many times as long they take."""
+    if library.name == result.case.baseline:
+        return f"{result.median(library.name) * 1e3:.3g} ms"
+    ratios = [
+        f"{label}{result.ratio(name, result.case.baseline):.2g} x"
+        for name, label in library.timed
+        if name in result.seconds
+    ]
+    return ", ".join(ratios) or ABSENT
+
+
+def _memory(result: Result, library: Library) -> str:
+    """Return the peak of a call above what it is given, which may be the gradient's memory."""
+    peaks = [(label, result.memory.get(name)) for name, label in library.timed]
+    return ", ".join(f"{label}{p / 1e6:.0f} MB" for label, p in peaks if p is not None) or ABSENT

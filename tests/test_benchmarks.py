@@ -83,22 +83,114 @@ def test_ratios_are_taken_within_rounds_and_targets_to_the_faster_copy() -> None
     assert not any("absent" in cell for row in rows for cell in row)
 
 
-@pytest.mark.parametrize(
-    ("text", "result"),
-    [
-        (
-            "a\n<!-- m: begin -->\nold\n<!-- m: end -->\nb\n",
-            "a\n<!-- m: begin -->\nnew\n<!-- m: end -->\nb\n",
-        ),
-        ("no markers", "ValueError"),
-    ],
-)
-def test_results_go_between_their_markers(text: str, result: str) -> None:
-    program = f"""
-from benchmarks.report import _between
-try:
-    print(_between("m", "new", {text!r}), end="")
-except ValueError:
-    print("ValueError", end="")
+FILL = """
+import sys
+from pathlib import Path
+from benchmarks.report import fill
+fill(Path(sys.argv[1]), "m", "new")
 """
-    assert run("-c", program).stdout == result
+MARKED = "a\n<!-- m: begin -->\nold\n<!-- m: end -->\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "after"), [(MARKED, MARKED.replace("old", "new")), (2 * MARKED, None), ("", None)]
+)
+def test_results_go_between_their_markers(tmp_path: Path, text: str, after: str | None) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text, encoding="utf-8")
+    program = (
+        "import sys, pathlib, benchmarks.report as r; r.fill(pathlib.Path(sys.argv[1]), 'm', 'new')"
+    )
+    done = run("-c", program, str(page))
+    assert page.read_text(encoding="utf-8") == (after or text)
+    if after is None:
+        assert f"{page} must hold <!-- m: begin --> and <!-- m: end -->, once each" in done.stderr
+
+
+PAGES = """
+import sys
+from pathlib import Path
+from benchmarks import report
+from benchmarks.measure import Case, Result
+
+seconds = {
+    "crossent": [0.001, 0.002, 0.01],
+    "torch eager": [0.012, 0.026, 0.12],
+    "torch.compile": [0.003, 0.006, 0.03],
+    "sklearn _loss": [0.004, 0.008, 0.04],
+}
+memory = {"crossent": 0, "torch eager": 120_400_000, "torch.compile": None}
+case = Case(3_000_000_000, dict.fromkeys(seconds))
+results = {"softmax_1Mx10": Result(case, seconds, {}, {}, memory)}
+report.README, report.DOCS = (Path(path) for path in sys.argv[1:])
+report.update_docs(report.surroundings("the command", []), results, "what check prints")
+"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Return copies of README.md and docs/performance.md, filled with results that are given."""
+    folder = tmp_path_factory.mktemp("pages")
+    copies = [folder / "README.md", folder / "performance.md"]
+    for copy, page in zip(
+        copies, [ROOT / "README.md", ROOT / "docs" / copies[1].name], strict=True
+    ):
+        copy.write_bytes(page.read_bytes())
+    done = run("-W", "error", "-c", PAGES, *map(str, copies))
+    assert done.returncode == 0, done.stderr
+    readme, performance = (copy.read_text(encoding="utf-8") for copy in copies)
+    return readme, performance
+
+
+def comparison(readme: str) -> dict[str, dict[str, str]]:
+    """Return the cells of the front page's table, by question and library without its version."""
+    block = readme.partition("begin -->\n")[2].partition("\n<!--")[0].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines()]
+    names = [name.partition(" ")[0] for name in rows[0][1:]]
+    return {question: dict(zip(names, cells, strict=True)) for question, *cells in rows[2:]}
+
+
+def test_the_front_page_is_filled_with_times_and_memory(pages: tuple[str, str]) -> None:
+    cells = comparison(pages[0])
+    times, memory = cells["time, 1,000,000 rows of 10"], cells["memory, 1,000,000 rows of 10"]
+    assert times["crossent"] == "2 ms"
+    assert times["PyTorch"] == "12 x, compiled 3 x"
+    assert times["scikit-learn"] == "4 x"
+    assert memory["crossent"] == "0 MB"
+    assert memory["PyTorch"] == "120 MB"
+    assert memory["scikit-learn"] == "-"
+    assert [question for question in cells if question.startswith("time, ")] == [*cells][-2:-1]
+    assert "Made by `the command`." in pages[0]
+    assert "\n### softmax_1Mx10\n" in pages[1]
+    assert "```text\nwhat check prints\n```" in pages[1]
+
+
+def test_the_front_page_asks_every_library_the_same(pages: tuple[str, str]) -> None:
+    cells = comparison(pages[0])
+    ours = {question: answers["crossent"] for question, answers in cells.items()}
+    assert ours["loss of scores (18, 0, 0) for class 0, float32"] == "3.05e-08"
+    assert ours["its slope in the first score"] == "-3.05e-08"
+    assert ours["loss of a sigmoid, z = -20 for target 0"] == "2.06e-09"
+    assert ours["slope of a sigmoid, z = 20 for target 1"] == "-2.06e-09"
+    assert ours["loss of scores (inf, 0) for class 0"] == "0"
+    assert ours["loss of scores (1, 2, 3) for class 5"] == ours["the same for class -1"]
+    assert ours["the same for class -1"] == ours["for probabilities (2, -1, 0)"] == "ValueError"
+    assert ours["mean when all rows are ignored"] == ours["slope in an ignored row of NaN"] == "0"
+    assert ours["options of the softmax loss"].startswith("class_weight, ignore_index, ")
+    torch = cells["its slope in the first score"]["PyTorch"]
+    assert torch == "0"
+    assert cells["mean when all rows are ignored"]["PyTorch"] == "nan"
+    assert cells["the same for class -1"]["PyTorch"] == "IndexError"
+    assert cells["the same for class -1"]["scikit-learn"] == "ValueError"
+    both = cells["for probabilities (0.5, 0.5, 0)"]  # 3.4076 - (1 + 2) / 2
+    assert both["crossent"] == both["PyTorch"] == "1.91"
+
+
+def test_the_answers_on_the_front_page_are_those_of_today(pages: tuple[str, str]) -> None:
+    printed = comparison((ROOT / "README.md").read_text(encoding="utf-8"))
+    today = comparison(pages[0])
+    measured = ("time, ", "memory, ", "options ", "layer ")
+    answered = [question for question in today if not question.startswith(measured)]
+    assert len(answered) > 10
+    for question in answered:
+        assert printed[question]["crossent"] == today[question]["crossent"], question

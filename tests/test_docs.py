@@ -1,9 +1,15 @@
 """Every Python block of the documentation runs, in the order it stands in."""
 
 import re
+import shlex
+import webbrowser
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from sklearn.datasets import load_iris
+
+from crossent.cli.group import commands
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,3 +30,25 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_commands_of_the_front_page_run(tmp_path, monkeypatch):
+    """In the order they stand in, on tables of the names that they mention."""
+    iris = load_iris()
+    rows = [",".join(map(str, row)) for row in iris.data]
+    species = ["species", *iris.target_names[iris.target]]
+    new = ["a,b,c,d", *rows]
+    table = map(",".join, zip(new, species, strict=True))
+    for name, lines in {"new.csv": new, "table.csv": table}.items():
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    shown = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: shown.append(address) or True)
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:pip install .* && )?crossent (.*)$", page, re.MULTILINE)
+    for line in lines:
+        result = CliRunner().invoke(commands, shlex.split(line))
+        assert result.exit_code == 0, f"crossent {line}: {result.output}"
+    assert {line.split()[0] for line in lines} >= {"fit", "predict", "explain", "check", "lab"}
+    assert {path.name for path in tmp_path.iterdir()} >= {"report.html", "predictions.parquet"}
+    assert len(shown) == 1
