@@ -149,6 +149,8 @@ def _situations() -> dict[str, tuple[Tensor, Tensor, dict[str, Any]]]:
     }
     soft = torch.softmax(example(6, 11, seed=5), -1)
     each = {"reduction": "none", "upstream": UPSTREAM}
+    padded = z.clone()
+    padded[:, [0, 4, 9, 10]] = -torch.inf
     sure = torch.zeros(3, 11)
     sure[:, 0] = torch.tensor([18.0, 40.0, 80.0])
     found: dict[str, tuple[Tensor, Tensor, dict[str, Any]]] = {
@@ -161,6 +163,7 @@ def _situations() -> dict[str, tuple[Tensor, Tensor, dict[str, Any]]]:
         "ignored row of NaN": (ignored, y, {}),
         "targets all in the first shard": (z, torch.zeros(6, dtype=torch.int64), {}),
         "targets all in the last shard": (z, torch.full((6,), 10), {"label_smoothing": 0.1}),
+        "padding of -inf": (padded, torch.tensor([1, 2, -100, 5, 3, 7]), {}),
         "right and certain": (sure, torch.zeros(3, dtype=torch.int64), {"reduction": "none"}),
         "wrong and certain": (sure, torch.full((3,), 10), {"reduction": "none"}),
         "ties across shards": (torch.zeros(6, 11), y, {}),

@@ -80,6 +80,22 @@ def test_situations_are_as_in_one_process(name: str, found: Answers) -> None:
     torch.testing.assert_close(slope, z.grad, rtol=rtol, atol=rtol * 1e-3)
 
 
+def test_smoothing_spreads_over_the_classes_of_all_ranks(found: Answers) -> None:
+    """Megatron-LM#737: over those of each rank, with another loss on each; #7452: log(0) too."""
+    z, y, call = SITUATIONS["targets all in the last shard"]
+    alpha, logarithms = call["label_smoothing"], torch.log_softmax(z, -1)
+    known = -(1 - alpha) * logarithms.gather(1, y[:, None]).mean() - alpha * logarithms.mean()
+    value, _ = joined(of(found, "situations", "targets all in the last shard"), -1)
+    torch.testing.assert_close(value, known)
+
+
+def test_a_target_is_looked_up_where_it_is(found: Answers) -> None:
+    """ml-cross-entropy#59: ranks without the target looked at their padding: an infinite loss."""
+    value, slope = joined(of(found, "situations", "padding of -inf"), -1)
+    assert value.isfinite()
+    assert not slope[:, [0, 4, 9, 10]].any()
+
+
 @pytest.mark.parametrize("name", ["two losses", "no gradient"])
 def test_graphs_of_one_tensor(name: str, found: Answers) -> None:
     z, y = example(6, 11).requires_grad_(), labels(6, 11)
