@@ -27,7 +27,9 @@ def _arguments() -> argparse.Namespace:
         "--quick", action="store_true", help="a sixteenth of the rows, no memory: to try things out"
     )
     parser.add_argument(
-        "--update-docs", action="store_true", help="put the tables into docs/performance.md"
+        "--update-docs",
+        action="store_true",
+        help="put the tables into docs/performance.md and README.md",
     )
     arguments = parser.parse_args()
     if arguments.rounds < 1:
