@@ -124,7 +124,7 @@ def test_nats_and_bits_are_said() -> None:
 LAYERS = (
     ("checks", "reference", "sums", "threads", "files", "distributed"),
     ("kernels",),
-    ("numpy", "plain", "torch_plain"),
+    ("numpy", "plain", "torch_plain", "torch_tensors"),
     ("losses",),
     ("linear",),
     ("",),  # the package itself: the public list
@@ -151,7 +151,14 @@ LATE = {
     *(("linear", name) for name in ("linear_numpy", "torch_linear")),
 }
 AT_HOME = {  # who may import a package that is not there for everyone
-    "torch": {"torch", "torch_plain", "torch_parallel", "torch_linear", "distributed"},
+    "torch": {
+        "torch",
+        "torch_plain",
+        "torch_parallel",
+        "torch_linear",
+        "torch_tensors",
+        "distributed",
+    },
     "jax": {"jax"},
     "numba": {"kernels", "cli"},
     "llvmlite": {"kernels"},

@@ -281,13 +281,13 @@ def test_a_graph_that_goes_scales_in_place(factor: float) -> None:
 
 def test_the_saved_gradient_becomes_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
-    scaled = front_end._scaled
+    scaled = front_end.scaled
 
     def spy(gradient: Tensor, upstream: Tensor) -> Tensor:
         saved.append(gradient.data_ptr())
         return scaled(gradient, upstream)
 
-    monkeypatch.setattr(front_end, "_scaled", spy)
+    monkeypatch.setattr(front_end, "scaled", spy)
     for factor in (1.0, 0.5):
         z = example(6, 5)
         (crossent.cross_entropy(z, labels(6, 5)) * factor).backward()

@@ -29,7 +29,7 @@ ROWS = [[1.0, 2.0, 0.0], [40.0, 0.0, -40.0], [-INF, 0.0, 1.0], [INF, 0.0, 1.0], 
 @pytest.fixture
 def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let CPU tensors be treated as those of a device without kernels."""
-    monkeypatch.setattr(front_end, "_is_on_cpu", lambda logits: False)
+    monkeypatch.setattr(front_end, "is_on_cpu", lambda logits: False)
 
 
 # Activations --------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_derivatives_of_activations_keep_their_tails(name: str, no_kernels: None
         g = upstream.double().expand(2, 3) if name != "logsumexp" else torch.ones(2).double()
         plain = torch.autograd.grad(ACTIVATIONS[name](z), z, g)[0]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(front_end, "_is_on_cpu", lambda logits: True)
+            patch.setattr(front_end, "is_on_cpu", lambda logits: True)
             found = torch.autograd.grad(ACTIVATIONS[name](z), z, g)[0]
         same(found, plain, rtol=1e-14, atol=0)
 
@@ -172,7 +172,7 @@ def test_errors_are_those_of_the_arrays(
     name, options, (logits, *rest) = bad
     given = (np.asarray(logits), *rest)
     known = message(name, options, given)
-    monkeypatch.setattr(front_end, "_is_on_cpu", lambda logits: kernels)
+    monkeypatch.setattr(front_end, "is_on_cpu", lambda logits: kernels)
     z = torch.from_numpy(np.array(logits))
     if gradient and z.is_floating_point():
         z.requires_grad_()
@@ -183,7 +183,7 @@ def test_errors_are_those_of_the_arrays(
 def test_rows_of_weight_0_may_have_any_probabilities(
     kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front_end, "_is_on_cpu", lambda logits: kernels)
+    monkeypatch.setattr(front_end, "is_on_cpu", lambda logits: kernels)
     z, y = torch.zeros(3, 2), torch.tensor([[0.5, 7.0], [0.5, NAN], [0.0, 1.0]])
     loss = crossent.CrossEntropy(axis=0)
     assert loss(z, y, torch.tensor([1.0, 0.0])).item() == pytest.approx(math.log(3))
@@ -193,7 +193,7 @@ def test_rows_of_weight_0_may_have_any_probabilities(
 
 @pytest.mark.parametrize("kernels", [True, False])
 def test_weights_of_modules_are_named_alike(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front_end, "_is_on_cpu", lambda logits: kernels)
+    monkeypatch.setattr(front_end, "is_on_cpu", lambda logits: kernels)
     bad, z = torch.tensor([1.0, -1.0]), torch.zeros(1, 2)
     with pytest.raises(ValueError, match=r"class_weight\[1\] is -1.0; a weight must be finite"):
         front_end.CrossEntropyLoss(bad)(z, torch.tensor([0]))
@@ -222,7 +222,7 @@ def test_tensors_of_two_devices(name: str) -> None:
 def test_activations_of_what_is_no_score(
     name: str, kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front_end, "_is_on_cpu", lambda logits: kernels)
+    monkeypatch.setattr(front_end, "is_on_cpu", lambda logits: kernels)
     with pytest.raises(TypeError, match="logits has dtype int64; it must be float16"):
         ACTIVATIONS[name](torch.tensor([[1, 2]]))
     if "sigmoid" not in name:

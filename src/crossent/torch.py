@@ -13,17 +13,27 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from crossent import checks, losses, plain, torch_plain
 from crossent import numpy as on_arrays
 from crossent.sums import LossSums
 from crossent.torch_parallel import vocab_parallel_cross_entropy as vocab_parallel_cross_entropy
+from crossent.torch_tensors import (
+    HALF_TYPES,
+    are_transformed,
+    array_of,
+    arrays_of,
+    as_tensor,
+    beside,
+    is_on_cpu,
+    is_wanted,
+    scaled,
+    tensor_of,
+    widest,
+)
 
-HALF_TYPES = (torch.float16, torch.bfloat16)
 KINDS: dict[str, Any] = {
     kind.name: kind
     for kind in (
@@ -44,64 +54,6 @@ OPTIONS = {  # of all losses, but for class weights and weights of positives: th
 }
 OPTIONS_SCHEMA = "str name, " + ", ".join(f"{kind} {name}" for name, kind in OPTIONS.items())
 CALL_SCHEMA = "Tensor logits, Tensor targets, Tensor? sample_weight, Tensor? weights"
-
-
-# Tensors and arrays -----------------------------------------------------------------------------
-
-
-def _array(tensor: Tensor) -> Any:
-    """Return the memory of a CPU tensor as a NumPy array."""
-    tensor = tensor.detach().resolve_neg()
-    if tensor.dtype != torch.bfloat16:
-        return tensor.numpy()
-    try:
-        import ml_dtypes
-    except ModuleNotFoundError:  # then NumPy has no such type
-        return tensor.float().numpy()
-    return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-
-
-def _arrays(logits: Tensor, targets: Tensor, sample_weight: Tensor | None) -> tuple[Any, Any, Any]:
-    weights = None if sample_weight is None else _array(sample_weight)
-    return _array(logits), _array(targets), weights
-
-
-def _tensor(array: Any) -> Tensor:
-    """Return a tensor with the memory of a NumPy array, or of a NumPy number."""
-    array = np.asarray(array)
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _beside(logits: Tensor, targets: Any, sample_weight: Any) -> tuple[Tensor, Tensor | None]:
-    """Return targets and sample weights as tensors on the device of the logits."""
-    weights = None
-    if sample_weight is not None:
-        weights = _as_tensor(logits, "sample_weight", sample_weight)
-    return _as_tensor(logits, "targets", targets), weights
-
-
-def _as_tensor(logits: Tensor, name: str, value: Any) -> Tensor:
-    """Return an argument as a tensor on the device of the logits; lists and arrays are copied."""
-    if not isinstance(value, Tensor):
-        try:
-            copy = torch.from_numpy(np.array(value))
-        except TypeError:  # of a type that tensors have not
-            copy = torch.from_numpy(checks.as_float64(name, value).copy())
-        wide = copy.dtype == torch.float64
-        return copy.to(logits.device, _widest(logits.device) if wide else copy.dtype)
-    if value.device != logits.device:
-        raise ValueError(
-            f"{name} is on device {value.device}, but logits is on device {logits.device}; "
-            "both must be on the same device"
-        )
-    return value
-
-
-def _widest(device: torch.device) -> torch.dtype:
-    """Return the widest floating type of a device."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 # A loss taken apart for an operator, and put together again --------------------------------------
@@ -129,7 +81,7 @@ def _weights(loss: Any, logits: Tensor) -> Tensor | None:
     given = getattr(loss, "class_weight", None) or getattr(loss, "pos_weight", None)
     if given is None:
         return None
-    return torch.tensor(given, dtype=_widest(logits.device), device=logits.device)
+    return torch.tensor(given, dtype=widest(logits.device), device=logits.device)
 
 
 # The operator of all losses ----------------------------------------------------------------------
@@ -147,12 +99,12 @@ def _compute(
 ) -> tuple[Tensor, Tensor]:
     """Return the loss and its gradient times upstream, or no gradient without upstream."""
     loss = _loss(name, options) if weights is None else _new_loss(name, options, weights)
-    arrays = _arrays(logits, targets, sample_weight)
+    arrays = arrays_of(logits, targets, sample_weight)
     if upstream is None:
-        return _tensor(on_arrays.value(loss, *arrays, normalizer)), logits.new_empty(0)
+        return tensor_of(on_arrays.value(loss, *arrays, normalizer)), logits.new_empty(0)
     factor = float(upstream)
     value, gradient = on_arrays.value_and_grad(loss, *arrays, normalizer, None, factor)
-    return _tensor(value), _tensor(gradient).to(logits.dtype)
+    return tensor_of(value), tensor_of(gradient).to(logits.dtype)
 
 
 def _compute_nothing(
@@ -193,7 +145,7 @@ def _backward(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> tuple[Tens
     if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
         result = _gradient(torch_plain.value(loss, *call), logits, upstream)
     elif gradient.shape == logits.shape:
-        result = _scaled(gradient, _along(loss, upstream))
+        result = scaled(gradient, _along(loss, upstream))
     else:
         result = _operator(*call, upstream, *ctx.options)[1]
     return result, *nothing
@@ -208,22 +160,6 @@ def _along(loss: Any, upstream: Tensor) -> Tensor:
     """Return what comes from above in a shape that broadcasts against the gradient."""
     rows = loss.reduction == "none" and loss.activation_name == "softmax"
     return upstream.unsqueeze(loss.axis) if rows else upstream
-
-
-def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
-    """Return gradient * upstream, in place where nobody will ask for the gradient again."""
-    traced = type(upstream) is not Tensor  # a compiler's stand-in: it holds no numbers
-    if traced or _graph_is_kept():
-        return gradient * upstream
-    if bool((upstream == 1).all()):
-        return gradient
-    return gradient.mul_(upstream)
-
-
-def _graph_is_kept() -> bool:
-    """Return whether this backward pass leaves its graph, and so what was saved, for another."""
-    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
-    return bool(ask())
 
 
 _operator = torch.library.custom_op(
@@ -257,12 +193,12 @@ def _evaluate(
     weights: Tensor | None,
 ) -> Tensor:
     normalizer = checks.normalizer(normalizer, loss.reduction)
-    y, w = _beside(logits, targets, sample_weight)
-    weights = None if weights is None else _as_tensor(logits, "weight", weights)
+    y, w = beside(logits, targets, sample_weight)
+    weights = None if weights is None else as_tensor(logits, "weight", weights)
     if not _have_kernel(logits, y, w, weights):
         zero = torch_plain.check(loss, logits, y, w, weights)
         return torch_plain.value(loss, logits, y, w, weights, normalizer) + zero
-    wanted, half = _is_wanted(logits), logits.dtype in HALF_TYPES
+    wanted, half = is_wanted(logits), logits.dtype in HALF_TYPES
     if wanted and half and loss.reduction == "none":
         logits, half = logits.float(), False  # each loss has its own upstream: round after that
     # A half type's gradient is left to the backward pass, which knows what to multiply it by
@@ -271,31 +207,12 @@ def _evaluate(
     return _operator(logits, y, w, weights, normalizer, upstream, *_options(loss))[0]  # type: ignore[no-any-return]
 
 
-def _is_wanted(*tensors: Tensor | None) -> bool:
-    """Return whether autograd will ask for a gradient in one of the tensors."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def _is_on_cpu(logits: Tensor) -> bool:
-    return logits.device.type == "cpu"
-
-
 def _have_kernel(logits: Tensor, *others: Tensor | None) -> bool:
     """Return whether the operator can take these tensors, and give autograd all it needs."""
-    if not _is_on_cpu(logits) or _is_wanted(*others):
+    if not is_on_cpu(logits) or is_wanted(*others):
         return False
     weights = others[-1]
-    return (weights is None or weights.ndim < 2) and not _are_transformed(logits, *others)
-
-
-def _are_transformed(*tensors: Tensor | None) -> bool:
-    """Return whether `torch.func` or forward mode is at work."""
-    if torch._C._are_functorch_transforms_active():
-        return True
-    if torch.compiler.is_compiling():
-        return False
-    unpack: Any = forward_ad.unpack_dual
-    return any(t is not None and unpack(t).tangent is not None for t in tensors)
+    return (weights is None or weights.ndim < 2) and not are_transformed(logits, *others)
 
 
 def value_and_grad(
@@ -307,14 +224,14 @@ def value_and_grad(
     out: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the reduced loss and its gradient in the logits; autograd sees neither."""
-    y, w = _beside(logits, targets, sample_weight)
-    if _is_on_cpu(logits):
+    y, w = beside(logits, targets, sample_weight)
+    if is_on_cpu(logits):
         buffer = None if out is None else _out(out)
-        found = on_arrays.value_and_grad(loss, *_arrays(logits, y, w), normalizer, buffer)
-        slope = _tensor(found[1]).to(logits.dtype)
+        found = on_arrays.value_and_grad(loss, *arrays_of(logits, y, w), normalizer, buffer)
+        slope = tensor_of(found[1]).to(logits.dtype)
         if out is not None and out.data_ptr() != slope.data_ptr():
             out.copy_(slope)  # bfloat16 without a NumPy type for it
-        return _tensor(found[0]), slope if out is None else out
+        return tensor_of(found[0]), slope if out is None else out
     z, value = _on_tape(loss, logits, y, w, normalizer)
     (gradient,) = torch.autograd.grad(value.sum(), z)
     return value.detach(), gradient if out is None else out.copy_(gradient)
@@ -323,7 +240,7 @@ def value_and_grad(
 def _out(out: Any) -> Any:
     if not isinstance(out, Tensor):
         raise TypeError(f"out is a {type(out).__name__}; it must be a tensor")
-    return _array(out)
+    return array_of(out)
 
 
 def _on_tape(
@@ -344,12 +261,12 @@ def hvp(
     normalizer: float | None,
 ) -> Tensor:
     """Return the Hessian of the reduced loss in the logits, times a vector; not differentiable."""
-    y, w = _beside(logits, targets, sample_weight)
-    v = _as_tensor(logits, "vector", vector)
-    if _is_on_cpu(logits):
-        z, t, weights = _arrays(logits, y, w)
-        product = plain.hvp(loss, z, t, _array(v), weights, normalizer)
-        return _tensor(product).to(logits.dtype)
+    y, w = beside(logits, targets, sample_weight)
+    v = as_tensor(logits, "vector", vector)
+    if is_on_cpu(logits):
+        z, t, weights = arrays_of(logits, y, w)
+        product = plain.hvp(loss, z, t, array_of(v), weights, normalizer)
+        return tensor_of(product).to(logits.dtype)
     scores, value = _on_tape(loss, logits, y, w, normalizer)
     (gradient,) = torch.autograd.grad(value.sum(), scores, create_graph=True)
     return torch.autograd.grad(gradient, scores, v.to(scores.dtype))[0]
@@ -357,9 +274,9 @@ def hvp(
 
 def sums(loss: Any, logits: Tensor, targets: Any, sample_weight: Any) -> LossSums:
     """Return sums that merge with those of other samples."""
-    y, w = _beside(logits, targets, sample_weight)
-    if _is_on_cpu(logits):
-        return on_arrays.sums(loss, *_arrays(logits, y, w))
+    y, w = beside(logits, targets, sample_weight)
+    if is_on_cpu(logits):
+        return on_arrays.sums(loss, *arrays_of(logits, y, w))
     weights = _weights(loss, logits)
     torch_plain.check(loss, logits, y, w, weights)
     return torch_plain.sums(loss, logits, y, w, weights)
@@ -374,20 +291,20 @@ def from_probabilities(
     logarithms: bool = False,
 ) -> Tensor:
     """Return the reduced loss of given outputs (or their logarithms); not differentiable."""
-    if _is_wanted(p):
+    if is_wanted(p):
         raise ValueError(
             "the probabilities require a gradient, but only losses of logits are differentiable; "
             "give the logits, or detach the probabilities"
         )
-    y, w = _beside(p, targets, sample_weight)
-    arrays = _arrays(p.cpu(), y.cpu(), None if w is None else w.cpu())
-    return _tensor(plain.from_probabilities(loss, *arrays, normalizer, logarithms)).to(p.device)
+    y, w = beside(p, targets, sample_weight)
+    arrays = arrays_of(p.cpu(), y.cpu(), None if w is None else w.cpu())
+    return tensor_of(plain.from_probabilities(loss, *arrays, normalizer, logarithms)).to(p.device)
 
 
 def chain_rule(loss: Any, logits: Tensor, targets: Any) -> plain.ChainRule:
     """Return every link of the chain rule, as NumPy arrays in float64."""
-    y, _ = _beside(logits, targets, None)
-    return plain.chain_rule(loss, *_arrays(logits.cpu(), y.cpu(), None)[:2])
+    y, _ = beside(logits, targets, None)
+    return plain.chain_rule(loss, *arrays_of(logits.cpu(), y.cpu(), None)[:2])
 
 
 # Activations and decisions ------------------------------------------------------------------------
@@ -397,7 +314,7 @@ def chain_rule(loss: Any, logits: Tensor, targets: Any) -> plain.ChainRule:
 def _activation(logits: Tensor, name: str, axis: int) -> Tensor:
     """Return the softmax or sigmoid, or its logarithm, or the logsumexp."""
     arguments = [] if "sigmoid" in name else [axis]
-    return _tensor(getattr(on_arrays, name)(_array(logits), *arguments))
+    return tensor_of(getattr(on_arrays, name)(array_of(logits), *arguments))
 
 
 @_activation.register_fake
@@ -437,10 +354,10 @@ _activation.register_autograd(_activation_backward, setup_context=_save_activati
 
 def _activate(name: str, logits: Tensor, axis: int = -1) -> Tensor:
     dtype = torch_plain.computed_in(logits) if name == "logsumexp" else logits.dtype
-    if not _is_on_cpu(logits) or _are_transformed(logits):
+    if not is_on_cpu(logits) or are_transformed(logits):
         axis = torch_plain.check_logits(logits, None if "sigmoid" in name else axis)
         return torch_plain.activation(name, logits, axis).to(dtype)
-    if _is_wanted(logits) and logits.dtype in HALF_TYPES:
+    if is_wanted(logits) and logits.dtype in HALF_TYPES:
         logits = logits.float()  # so that the gradient is rounded once
     return _activation(logits, name, axis).to(dtype)  # type: ignore[no-any-return]
 
@@ -491,8 +408,8 @@ def predict(loss: Any, logits: Tensor) -> Tensor:
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """Return rows with 1 at each label, float64 where the device has it."""
     if not labels.is_meta:
-        checks.labels(_array(labels.cpu()), num_classes)
-    rows = labels.new_zeros((*labels.shape, num_classes), dtype=_widest(labels.device))
+        checks.labels(array_of(labels.cpu()), num_classes)
+    rows = labels.new_zeros((*labels.shape, num_classes), dtype=widest(labels.device))
     return rows.scatter_(-1, labels.unsqueeze(-1).to(torch.int64), 1.0)
 
 

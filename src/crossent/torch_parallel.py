@@ -33,6 +33,7 @@ from torch import Tensor
 
 from crossent import checks, torch_plain
 from crossent.losses import CrossEntropy
+from crossent.torch_tensors import beside
 
 BLOCK = 2**18  # scores at a time: what is made of them stays in the cache
 GPU_BLOCK = 2**25
@@ -151,13 +152,11 @@ def _print(tensor: Tensor) -> str:
 def _checked(
     loss: CrossEntropy, logits: Any, targets: Any, sample_weight: Any, normalizer: Any
 ) -> Call:
-    from crossent.torch import _beside  # which exports this module's function
-
     if not isinstance(logits, Tensor):
         raise TypeError(f"local_logits is a {type(logits).__name__}; it must be a tensor")
     torch_plain.check_logits(logits, None)
     axis = checks.axis(loss.axis, logits.ndim)
-    y, w = _beside(logits, targets, sample_weight)
+    y, w = beside(logits, targets, sample_weight)
     for name, given in (("targets", y), ("sample_weight", w)):
         if given is not None and given.requires_grad:
             raise ValueError(

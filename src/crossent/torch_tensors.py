@@ -1,0 +1,108 @@
+"""Tensors as NumPy arrays and back, and what autograd is about to do with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from crossent import checks
+
+HALF_TYPES = (torch.float16, torch.bfloat16)
+
+
+def array_of(tensor: Tensor) -> Any:
+    """Return the memory of a CPU tensor as a NumPy array."""
+    tensor = tensor.detach().resolve_neg()
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy()
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError:  # then NumPy has no such type
+        return tensor.float().numpy()
+    return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+
+
+def arrays_of(
+    logits: Tensor, targets: Tensor, sample_weight: Tensor | None
+) -> tuple[Any, Any, Any]:
+    """Return the memory of a call's tensors as NumPy arrays."""
+    weights = None if sample_weight is None else array_of(sample_weight)
+    return array_of(logits), array_of(targets), weights
+
+
+def tensor_of(array: Any) -> Tensor:
+    """Return a tensor with the memory of a NumPy array, or of a NumPy number."""
+    array = np.asarray(array)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def beside(logits: Tensor, targets: Any, sample_weight: Any) -> tuple[Tensor, Tensor | None]:
+    """Return targets and sample weights as tensors on the device of the logits."""
+    weights = None
+    if sample_weight is not None:
+        weights = as_tensor(logits, "sample_weight", sample_weight)
+    return as_tensor(logits, "targets", targets), weights
+
+
+def as_tensor(logits: Tensor, name: str, value: Any, of: str = "logits") -> Tensor:
+    """Return an argument as a tensor on the device of the logits; lists and arrays are copied."""
+    if not isinstance(value, Tensor):
+        try:
+            copy = torch.from_numpy(np.array(value))
+        except TypeError:  # of a type that tensors have not
+            copy = torch.from_numpy(checks.as_float64(name, value).copy())
+        wide = copy.dtype == torch.float64
+        return copy.to(logits.device, widest(logits.device) if wide else copy.dtype)
+    if value.device != logits.device:
+        raise ValueError(
+            f"{name} is on device {value.device}, but {of} is on device {logits.device}; "
+            "both must be on the same device"
+        )
+    return value
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return the widest floating type of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def is_wanted(*tensors: Tensor | None) -> bool:
+    """Return whether autograd will ask for a gradient in one of the tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def is_on_cpu(logits: Tensor) -> bool:
+    """Return whether kernels can read the tensor."""
+    return logits.device.type == "cpu"
+
+
+def are_transformed(*tensors: Tensor | None) -> bool:
+    """Return whether `torch.func` or forward mode is at work."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    unpack: Any = forward_ad.unpack_dual
+    return any(t is not None and unpack(t).tangent is not None for t in tensors)
+
+
+def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """Return gradient * upstream, in place where nobody will ask for the gradient again."""
+    traced = type(upstream) is not Tensor  # a compiler's stand-in: it holds no numbers
+    if traced or graph_is_kept():
+        return gradient * upstream
+    if bool((upstream == 1).all()):
+        return gradient
+    return gradient.mul_(upstream)
+
+
+def graph_is_kept() -> bool:
+    """Return whether this backward pass leaves its graph, and so what was saved, for another."""
+    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+    return bool(ask())
