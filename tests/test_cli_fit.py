@@ -9,7 +9,10 @@ import resource
 import shutil
 import subprocess
 import sys
+from functools import reduce
 from html.parser import HTMLParser
+from itertools import pairwise
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from click.testing import CliRunner, Result
 from pyarrow import parquet
 
 from crossent import model_file, tables
-from crossent.cli.evaluation import Evaluation
+from crossent.cli.evaluation import SHOWN, WORST, Evaluation
 from crossent.cli.group import commands
 
 ROWS = 240
@@ -342,31 +345,50 @@ def test_bad_input_to_predict_is_one_sentence(iris_model: Path, tmp_path: Path) 
 # The numbers ------------------------------------------------------------------------------------
 
 
-def test_the_evaluation_by_hand() -> None:
-    p = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6], [0.25, 0.25, 0.5]])
-    evaluation = Evaluation(
-        ["a", "b", "c"],
-        np.array([0, 0, 1, 2]),
-        np.log(p),
-        np.array([4, 8, 9, 11]),
-        np.array([0.5, 0.25, 0.25]),
-    )
+P = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6], [0.25, 0.25, 0.5]])
+CODES, NUMBERS = np.array([0, 0, 1, 2]), np.array([4, 8, 9, 11])
+
+
+def evaluation(rows: slice) -> Evaluation:
+    about = list("abc"), np.array([0.5, 0.25, 0.25])
+    return Evaluation.of(*about, np.log(P[rows]), CODES[rows], NUMBERS[rows])
+
+
+@pytest.mark.parametrize("cuts", [(0, 4), (0, 1, 4), (0, 2, 2, 3, 4)])
+def test_the_evaluation_by_hand(cuts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = reduce(add, (evaluation(slice(start, stop)) for start, stop in pairwise(cuts)))
     losses = -np.log([0.7, 0.1, 0.1, 0.5])
-    assert evaluation.losses == pytest.approx(losses)
-    assert evaluation.loss == pytest.approx(losses.mean())
-    assert evaluation.baseline == pytest.approx(-np.log([0.5, 0.5, 0.25, 0.25]).mean())
-    assert evaluation.confusion.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 1]]
-    assert evaluation.by_class() == [
+    assert found.losses == pytest.approx([losses[:2].sum(), losses[2], losses[3]])
+    assert found.loss == pytest.approx(losses.mean())
+    assert found.baseline == pytest.approx(-np.log([0.5, 0.5, 0.25, 0.25]).mean())
+    assert found.confusion.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 1]]
+    assert found.by_class() == [
         ("a", 2, pytest.approx(losses[:2].mean()), 0.5),
         ("b", 1, pytest.approx(losses[2]), 0.0),
         ("c", 1, pytest.approx(losses[3]), 1.0),
     ]
-    assert evaluation.worst(5) == [
+    assert found.worst(5) == [
         (8, "a", "b", pytest.approx(0.8), pytest.approx(0.1)),
         (9, "b", "c", pytest.approx(0.6), pytest.approx(0.1)),
     ]
-    assert evaluation.worst(1)[0][0] == 8
-    assert evaluation.reliability(4) == [
-        (pytest.approx((0.6 + 0.5 + 0.7) / 3), pytest.approx(2 / 3), 3),
+    assert found.worst(1)[0][0] == 8
+    assert found.reliability() == [
+        (pytest.approx(0.5), 1.0, 1),
+        (pytest.approx(0.6), 0.0, 1),
+        (pytest.approx(0.7), 1.0, 1),
         (pytest.approx(0.8), 0.0, 1),
     ]
+
+
+def test_an_evaluation_keeps_the_surest_rows_and_the_first_classes() -> None:
+    random = np.random.default_rng(0)
+    p, codes = random.dirichlet(np.ones(40), 200), random.integers(40, size=200)
+    about = [str(k) for k in range(40)], np.full(40, 1 / 40)
+    whole = Evaluation.of(*about, np.log(p), codes, np.arange(200))
+    halves = [np.arange(0, 200, 2), np.arange(1, 200, 2)]
+    merged = reduce(add, (Evaluation.of(*about, np.log(p[i]), codes[i], i) for i in halves))
+    assert merged.surest == whole.surest
+    assert len(whole.surest) == WORST
+    assert merged.confusion.shape == (SHOWN, SHOWN)
+    assert (merged.confusion == whole.confusion).all()
+    assert merged.loss == pytest.approx(whole.loss, rel=1e-14)

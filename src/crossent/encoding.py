@@ -100,7 +100,9 @@ class TableEncoder:
         ]
         return [*numbers["names"], *(f"{name} is missing" for name in flags), *words]
 
-    def transform(self, table: pa.Table, of_rows: int | None = None) -> Any:
+    def transform(
+        self, table: pa.Table, of_rows: int | None = None, row: Rows = "row {}".format
+    ) -> Any:
         """Return the features of a table's rows: float64, dense or CSR.
 
         Parameters
@@ -108,6 +110,8 @@ class TableEncoder:
         of_rows : int, optional
             How many rows there are in all, if these are some of them: it decides for all alike
             whether features are dense.
+        row : callable, optional
+            Names a row for a message.
 
         Raises
         ------
@@ -121,7 +125,7 @@ class TableEncoder:
                 f"the table has no column {', '.join(map(repr, missing))}, which the model needs; "
                 f"it has {', '.join(map(repr, table.column_names))}"
             )
-        numbers = self._numbers(table)
+        numbers = self._numbers(table, row)
         words = [_positions(table[name], values) for name, values in self._words.items()]
         widths = list(map(len, self._words.values()))
         columns = numbers.shape[1] + sum(widths)
@@ -134,12 +138,12 @@ class TableEncoder:
             features[rows, start + found[rows]] = 1.0
         return features
 
-    def _numbers(self, table: pa.Table) -> Array:
+    def _numbers(self, table: pa.Table, row: Rows) -> Array:
         """Return the features that are numbers, and flags of missing ones."""
         names = self.record["numbers"]["names"]
         values = np.empty((table.num_rows, len(self._mean)), order="F")
         for j, name in enumerate(names):
-            values[:, j] = _numbers(name, table[name])
+            values[:, j] = _numbers(name, table[name], row)
         gaps = np.isnan(values[:, : len(names)])
         values[:, len(names) :] = gaps[:, self._flagged]
         np.copyto(values[:, : len(names)], self._fill, where=gaps)

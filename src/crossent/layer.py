@@ -386,7 +386,7 @@ def centre(rows: Rows) -> Float64:
         return np.append(total, block.features.shape[0])
 
     total = rows.sum(sums, (rows.columns + 1,), of_some=True)
-    return total[:-1] / total[-1]
+    return np.asarray(total[:-1] / total[-1])
 
 
 def coordinates_for(
@@ -448,7 +448,7 @@ def _correlation(covariance: Float64, deviation: Float64, rows: int) -> Float64 
     """
     if covariance.ndim == 1:
         return None
-    correlation = np.asarray(covariance / np.multiply.outer(deviation, deviation))
+    correlation: Float64 = covariance / np.multiply.outer(deviation, deviation)
     columns = len(deviation)
     shown = np.sum(correlation**2) - np.sum(np.diagonal(correlation) ** 2)
     return correlation if shown > 2 * columns * (columns - 1) / rows else None

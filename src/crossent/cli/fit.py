@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +14,12 @@ from crossent.cli import output
 from crossent.cli.watching import Watch, watching
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from numpy.typing import NDArray
-
+    from crossent.checkpoint import Checkpoint
+    from crossent.cli.data import Data
     from crossent.cli.evaluation import Evaluation
     from crossent.encoding import TableEncoder
     from crossent.model_file import Model
     from crossent.sklearn import CrossEntropyClassifier
-
-    Array = NDArray[Any]
 
 LOSSES = ("auto", "softmax", "sigmoid", "softmax_binary")
 WORST = 5  # rows that are shown
@@ -31,7 +27,7 @@ MOST_CLASSES = 30  # that are shown one by one
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", nargs=-1, required=True)
 @click.option("--target", help="The column to learn; the samples know theirs.")
 @click.option("--drop", multiple=True, metavar="NAME", help="A column to leave out; repeatable.")
 @click.option(
@@ -61,137 +57,111 @@ MOST_CLASSES = 30  # that are shown one by one
     show_default=True,
     help="Stop when the gradient is smaller.",
 )
+@click.option(
+    "--stream", is_flag=True, help="Read the rows again for every iteration: for any number."
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep here what is needed to go on after a stop.",
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Iterations from one checkpoint to the next.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one.")
 @click.option("--out", type=click.Path(path_type=Path), help="Save the model here.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML report here.")
 def fit(
-    source: str,
+    source: tuple[str, ...],
     target: str | None,
     drop: tuple[str, ...],
     valid: float,
     seed: int,
+    stream: bool,
+    checkpoint: Path | None,
+    checkpoint_every: int,
+    resume: bool,
     out: Path | None,
     report: Path | None,
     **options: Any,
 ) -> None:
-    """Train a classifier on a table.
+    """Train a classifier on tables.
 
-    SOURCE is a CSV, Parquet or Feather file, or one of digits, iris, wine, breast_cancer. Numbers
-    are standardised, text is one-hot encoded, missing values are filled in and flagged.
+    SOURCE is a CSV, Parquet or Feather file, or several, or a directory of them, or one of digits,
+    iris, wine, breast_cancer. Numbers are standardised, text is one-hot encoded, missing values
+    are filled in and flagged.
+
+    Under torchrun the rows are shared out among its processes, and read as with --stream.
     """
     from crossent import files, model_file
+    from crossent.checkpoint import Checkpoint
+    from crossent.cli import data as tabular
+    from crossent.cli.ranks import joined
 
-    for path in (out, report):
-        if path is not None:
-            files.check_can_write(path)
-    data = _read(source, target, drop, valid, seed)
-    model, watch, stop = _train(data, options)
-    evaluation = _evaluate(data, model)
-    _summarise(data, model, evaluation, stop)
-    if out is not None:
-        model_file.save(model, out)
-        click.echo(f"\nSaved {out}. Apply it with: crossent predict {out} TABLE --out FILE")
-    if report is not None:
-        from crossent.cli.report import write_report
+    if resume and checkpoint is None:
+        raise ValueError("--resume is given without --checkpoint DIR: resume from where?")
+    with joined() as ranks:
+        for path in (out, report):
+            if path is not None and ranks.rank == 0:
+                files.check_can_write(path)
+        keeper = (
+            None if checkpoint is None else Checkpoint(checkpoint, checkpoint_every, resume, ranks)
+        )
+        if (stream or ranks.size > 1) and not _is_sample(source):
+            found = tabular.streamed(source, target, ranks)
+        else:
+            found = tabular.in_memory(source, ranks)
+        data = tabular.Data.of(found, target, drop, valid, seed, ranks)
+        model, watch, stop = _train(data, options, keeper)
+        evaluation = _evaluate(data, model)
+        _summarise(data, model, evaluation, stop)
+        if out is not None and ranks.rank == 0:
+            model_file.save(model, out)
+            click.echo(f"\nSaved {out}. Apply it with: crossent predict {out} TABLE --out FILE")
+        if report is not None and ranks.rank == 0:
+            from crossent.cli.report import write_report
 
-        write_report(report, data, model, watch, evaluation, stop)
-        click.echo(f"\nWrote {report}. Open it in any browser.")
-
-
-@dataclass(frozen=True)
-class Data:
-    """A table to learn from.
-
-    Attributes
-    ----------
-    source, target : str
-        Where it is from, and the column to learn.
-    columns : pyarrow.Table
-        The others.
-    labels : (n,) array
-        The labels.
-    train, valid : arrays
-        The numbers of the rows to learn from, and to check with.
-    """
-
-    source: str
-    target: str
-    columns: pa.Table
-    labels: Array
-    train: Array
-    valid: Array
-
-    @property
-    def checked(self) -> Array:
-        """Return the rows that predictions are judged by: all, if none were kept back."""
-        return self.valid if len(self.valid) else self.train
-
-    @property
-    def checked_kind(self) -> str:
-        """Return what rows those are."""
-        return "validation rows" if len(self.valid) else "training rows"
+            write_report(report, data, model, watch, evaluation, stop)
+            click.echo(f"\nWrote {report}. Open it in any browser.")
 
 
 # Steps ------------------------------------------------------------------------------------------
 
 
-def _read(source: str, target: str | None, drop: tuple[str, ...], share: float, seed: int) -> Data:
-    import numpy as np
+def _is_sample(source: tuple[str, ...]) -> bool:
+    from crossent.tables import SAMPLES
 
-    from crossent import encoding, tables
-
-    table = tables.read_table(source)
-    if target is None and source in tables.SAMPLES:
-        target = tables.SAMPLE_TARGET
-    if target is None:
-        raise ValueError(f"--target is missing; the columns are {_names(table.column_names)}")
-    for option, name in (("--target", target), *(("--drop", name) for name in drop)):
-        if name not in table.column_names:
-            raise ValueError(
-                f"{option} is {name!r}; {source} has no such column but "
-                f"{_names(table.column_names)}"
-            )
-    labels = encoding.labels_of(table, target)
-    _, codes = np.unique(labels, return_inverse=True)
-    if codes.max() == 0:
-        raise ValueError(
-            f"column {target!r} holds one class only, {labels.tolist()[0]!r}; it takes two to learn"
-        )
-    train, valid = _split(codes, share, seed)
-    return Data(source, target, table.drop_columns([target, *drop]), labels, train, valid)
+    return len(source) == 1 and source[0] in SAMPLES
 
 
-def _split(codes: Array, share: float, seed: int) -> tuple[Array, Array]:
-    """Return rows to learn from and to check with; every class gives its share to both."""
-    import numpy as np
-
-    random = np.random.default_rng(seed)
-    valid: list[int] = []
-    for code in range(codes.max() + 1):
-        rows = random.permutation(np.flatnonzero(codes == code))
-        valid.extend(rows[: min(round(share * len(rows)), len(rows) - 1)])
-    kept = np.ones(len(codes), bool)
-    kept[valid] = False
-    return np.flatnonzero(kept), np.flatnonzero(~kept)
-
-
-def _train(data: Data, options: dict[str, Any]) -> tuple[Model, Watch, str]:
+def _train(
+    data: Data, options: dict[str, Any], checkpoint: Checkpoint | None
+) -> tuple[Model, Watch, str]:
     """Return the model, the course of its training, and why that stopped."""
     from sklearn.exceptions import ConvergenceWarning
 
-    from crossent.encoding import TableEncoder
+    from crossent.cli.data import Encoded, learn_columns
     from crossent.model_file import Model
     from crossent.sklearn import CrossEntropyClassifier
 
-    encoder = TableEncoder.fit(data.columns.take(data.train))
+    encoder = learn_columns(data)
     _introduce(data, encoder)
-    features, labels = encoder.transform(data.columns.take(data.train)), data.labels[data.train]
+    batches: Any = Encoded(data, encoder)
+    if data.tables.kept:
+        batches = list(batches)
     classifier = CrossEntropyClassifier(**options)
     with (
         watching(_checking(data, encoder, classifier)) as watch,
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always", ConvergenceWarning)
-        classifier.set_params(callback=watch).fit(features, labels)
+        classifier.set_params(callback=watch)
+        classifier.fit_batches(batches, data.classes, ranks=data.ranks, checkpoint=checkpoint)
     classifier.set_params(callback=None)
     said = [str(each.message) for each in caught if each.category is ConvergenceWarning]
     return Model(classifier, encoder, data.target), watch, [*said, classifier.stop_reason_][0]
@@ -200,29 +170,35 @@ def _train(data: Data, options: dict[str, Any]) -> tuple[Model, Watch, str]:
 def _checking(
     data: Data, encoder: TableEncoder, classifier: CrossEntropyClassifier
 ) -> Callable[[], float] | None:
-    """Return what gives the loss of the rows kept back, if there are any."""
-    if not len(data.valid):
+    """Return what gives the loss of the rows kept back, if there are any in memory."""
+    if not data.kept or not data.tables.kept or data.ranks.size > 1:
         return None
-    features, labels = encoder.transform(data.columns.take(data.valid)), data.labels[data.valid]
-    return lambda: classifier.cross_entropy(features, labels)
+    chunks = [
+        (encoder.transform(chunk.columns, row=chunk.row), data.classes[chunk.codes])
+        for chunk in data.to_check()
+    ]
+
+    def loss() -> float:
+        each = (len(labels) * classifier.cross_entropy(X, labels) for X, labels in chunks)
+        return sum(each) / data.kept
+
+    return loss
 
 
 def _evaluate(data: Data, model: Model) -> Evaluation:
-    import numpy as np
-
     from crossent.cli.evaluation import Evaluation
 
     assert model.encoder is not None
-    classes = model.classifier.classes_
-    features = model.encoder.transform(data.columns.take(data.checked))
-    counts = np.bincount(np.searchsorted(classes, data.labels[data.train]))
-    return Evaluation(
-        [str(label) for label in classes.tolist()],
-        np.searchsorted(classes, data.labels[data.checked]),
-        model.classifier.predict_log_proba(features),
-        data.checked,
-        counts / counts.sum(),
-    )
+    labels = [str(label) for label in data.classes.tolist()]
+    frequencies = (data.counts - data.keep) / data.learnt
+    own: Evaluation | None = None
+    for chunk in data.to_check():
+        features = model.encoder.transform(chunk.columns, row=chunk.row)
+        log_p = model.classifier.predict_log_proba(features)
+        found = Evaluation.of(labels, frequencies, log_p, chunk.codes, chunk.numbers)
+        own = found if own is None else own + found
+    evaluation: Evaluation = data.ranks.scan(own)[1]
+    return evaluation
 
 
 # Words ------------------------------------------------------------------------------------------
@@ -230,14 +206,16 @@ def _evaluate(data: Data, model: Model) -> Evaluation:
 
 def _introduce(data: Data, encoder: TableEncoder) -> None:
     click.echo(
-        f"{data.source}: {len(data.labels)} rows, {data.columns.num_columns} columns to learn "
-        f"{data.target!r} from; {len(data.train)} rows are learnt, {len(data.valid)} kept to check"
+        f"{data.source}: {data.learnt + data.kept} rows, {len(data.columns)} columns to learn "
+        f"{data.target!r} from; {data.learnt} rows are learnt, {data.kept} kept to check"
     )
+    from crossent.cli.data import named
+
     by_reason: dict[str, list[str]] = {}
     for name, reason in encoder.left_out.items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
-        click.echo(f"left out, as it {reason}: {_names(names)}")
+        click.echo(f"left out, as it {reason}: {named(names)}")
     click.echo(f"{len(encoder.feature_names)} features")
 
 
@@ -246,13 +224,13 @@ def _summarise(data: Data, model: Model, evaluation: Evaluation, stop: str) -> N
     right = int(evaluation.right.sum())
     click.echo()
     output.table(
-        [f"{len(data.checked)} {data.checked_kind}", "nats", "bits"],
+        [f"{evaluation.count} {data.checked_kind}", "nats", "bits"],
         [
             ["cross-entropy", f"{nats:.4f}", f"{nats / math.log(2):.4f}"],
             ["always the class frequencies", f"{always:.4f}", f"{always / math.log(2):.4f}"],
         ],
     )
-    click.echo(f"accuracy  {right / len(data.checked):.4f} ({right} of {len(data.checked)})")
+    click.echo(f"accuracy  {right / evaluation.count:.4f} ({right} of {evaluation.count})")
     click.echo(f"stopped   after {model.classifier.n_iter_} iterations: {stop}")
     click.echo(f"l2        {model.classifier.l2:g}\n")
     _print_classes(evaluation)
@@ -281,9 +259,3 @@ def _print_worst(data: Data, evaluation: Evaluation) -> None:
         [[str(row), *names, f"{p:.4f}", f"{q:.3g}"] for row, *names, p, q in worst],
         f"most confidently wrong {data.checked_kind} (the first row of the table is 0)",
     )
-
-
-def _names(names: list[str]) -> str:
-    """Return names for a message, not all of very many."""
-    shown = ", ".join(map(repr, names[:20]))
-    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"
