@@ -350,6 +350,9 @@ def test_softmax_and_every_link(page: Page, kind: str, scores: list[float], righ
     assert reading(page, "softmax").startswith({"one": "p − c holds", "two": "p − c fails"}[kind])
     off = np.abs(reference.two_term_gradient(p, c) - (p - c)).max()
     assert f"by up to {off:.3g}" in reading(page, "softmax")
+    animals = ["cat", "dog", "fox", "owl"]
+    decided = f"{animals[p.argmax()]} ({p.max():.3g})"
+    assert f"The decision is {decided}; right is {animals[right]} (" in reading(page, "softmax")
 
 
 @pytest.mark.parametrize("kind", ["one", "two"])
@@ -647,6 +650,11 @@ def test_the_documented_numbers_are_those_of_the_page() -> None:
         assert slope == f"{true['slope']:.3g}"
         assert crossing == str(true["crossing"])
         assert output == f"{true['output']:.4f}"
+
+
+def test_every_section_has_its_picture_in_the_documentation() -> None:
+    pictures = re.findall(r"!\[.{40,}\]\(pictures/lab-(\w+)\.png\)", DOCUMENTATION)
+    assert pictures == SECTIONS
 
 
 def test_every_setting_is_documented(page: Page) -> None:

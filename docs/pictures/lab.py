@@ -11,8 +11,11 @@ from crossent.lab.layer import trained_layer
 from crossent.lab.page import assemble
 
 PICTURES: list[dict[str, Any]] = [
+    {"name": "lab-price", "figure": "#price figure", "scheme": "light"},
     {"name": "lab-slowdown", "figure": "#slowdown figure", "scheme": "light"},
+    {"name": "lab-neuron", "figure": "#neuron figure", "scheme": "light"},
     {"name": "lab-softmax", "figure": "#softmax figure >> nth=1", "scheme": "dark"},
+    {"name": "lab-tails", "figure": "#tails figure", "scheme": "dark"},
     {"name": "lab-layer", "figure": "#layer figure >> nth=0", "scheme": "light"},
 ]
 

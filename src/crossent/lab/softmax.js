@@ -141,6 +141,15 @@ const verdict = (kind, s, right) => {
         "whole column, and finite differences confirm it. With one term p − c holds.";
 };
 
+/** What the layer says, and what it should say. */
+const decision = ({ p }, right) => {
+  const decided = maths.oneHot(p).indexOf(1);
+  const share = (j) => `${CLASSES[j]} (${format(p[j])})`;
+  return decided === right
+    ? `The decision is ${share(right)}, which is right.`
+    : `The decision is ${share(decided)}; right is ${share(right)}.`;
+};
+
 /** The call of the library that computes the same numbers. */
 const inPython = (s, right, { loss }) =>
   `crossent.${loss}().chain_rule([[${s.join(", ")}]], [${right}])`;
@@ -157,7 +166,7 @@ figures.softmax = (form, settings) => {
   fillGradients(form, all, column);
   spellOut(form, all, column);
   form.querySelector("#in-python").textContent = inPython(s, right, error);
-  say(form, verdict(kind, s, right));
+  say(form, `${verdict(kind, s, right)} ${decision(all, right)}`);
 };
 
 /** Scores from -4 to 4 that depend on the seed alone. */
