@@ -25,6 +25,7 @@ def take(browser: Browser, address: str, name: str, figure: str, scheme: Any) ->
     page = browser.new_page(viewport={"width": 1090, "height": 900}, color_scheme=scheme)
     page.goto(f"{address}#kind=two")
     page.locator(figure).evaluate("figure => { figure.style.padding = '1rem' }")
+    page.evaluate("dispatchEvent(new Event('resize'))")  # drawn again at the width that is left
     page.locator(figure).screenshot(path=Path(__file__).with_name(f"{name}.png"))
 
 
