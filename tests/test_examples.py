@@ -90,6 +90,13 @@ def test_score_in_batches_as_all_at_once(tmp_path):
     assert number(printed, "rows") + number(printed, "decided,") == 3 * 4096 + 17
 
 
+def test_digits_network_learns_alike_by_both_losses(tmp_path):
+    printed = run("digits_network.py", "digits.png", directory=tmp_path)
+    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+    assert number(printed, "accuracy on new digits") > 0.95
+    assert number(printed, "The curves differ by") < 1e-4
+
+
 def test_the_commands_of_the_tutorial(tmp_path, monkeypatch):
     """Every console line of the tutorial on its own table, but those that open a window."""
     monkeypatch.chdir(tmp_path)
