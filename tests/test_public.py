@@ -126,9 +126,10 @@ LAYERS = (
     ("kernels",),
     ("numpy", "plain", "torch_plain", "torch_tensors"),
     ("losses",),
-    ("linear",),
+    ("linear", "scoring"),
     ("",),  # the package itself: the public list
     ("linear_numpy",),
+    ("torch_linear",),
     (
         "torch",
         "torch_parallel",
@@ -141,7 +142,7 @@ LAYERS = (
         "sklearn",
         "encoding",
     ),
-    ("tables", "model_file"),
+    ("tables", "model_file", "predictions"),
     ("cli", "lab", "__main__"),
 )
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
@@ -166,7 +167,7 @@ AT_HOME = {  # who may import a package that is not there for everyone
     "click": {"cli"},
     "rich": {"cli"},
     "matplotlib": {"cli"},
-    "pyarrow": {"tables", "encoding", "cli"},
+    "pyarrow": {"tables", "encoding", "predictions", "cli"},
     "safetensors": {"model_file"},
 }
 

@@ -17,7 +17,8 @@ from crossent.losses import (
     softmax,
     softmax_binary_cross_entropy,
 )
-from crossent.sums import LossSums
+from crossent.scoring import score_batches
+from crossent.sums import LossSums, ScoreSums
 from crossent.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ __all__ = [
     "LinearCrossEntropy",
     "LossSums",
     "QuadraticCost",
+    "ScoreSums",
     "SoftmaxBinaryCrossEntropy",
     "binary_cross_entropy",
     "cross_entropy",
@@ -38,6 +40,7 @@ __all__ = [
     "logsumexp",
     "one_hot",
     "quadratic_cost",
+    "score_batches",
     "set_num_threads",
     "sigmoid",
     "softmax",

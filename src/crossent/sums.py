@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+MOST_INFINITE = 10  # rows of infinite loss whose positions are kept
 
 
 @dataclass(frozen=True)
@@ -78,3 +85,171 @@ class LossSums:
     def accuracy(self) -> float:
         """Return the share of decisions that agree with the target, 0 if there were none."""
         return self.correct / self.rows if self.rows else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreSums:
+    """What predictions are judged by, as sums over their rows; add those of parts for the whole.
+
+    Everything below is made of one float64 array, `values`, so that sums of several processes are
+    merged by adding up that array; `infinite_rows` are merged beside it. A number of rows is exact
+    up to 2**53. Shares and means are weighted by the rows' weights.
+
+    Attributes
+    ----------
+    classes, bins, top : int
+        How many classes there are, bins of confidence, and places that count as a hit.
+    values : (4 classes + 3 bins + top + 8,) array
+        See `views`.
+    infinite_rows : tuple of (source, row)
+        The first MOST_INFINITE rows whose loss is infinite: which batch or file, and the row in it.
+
+    Examples
+    --------
+    >>> import crossent
+    >>> batch = [[0.75, 0.25], [0.5, 0.5]], [0, 1]
+    >>> whole = crossent.score_batches([batch, batch], "probabilities")
+    >>> whole.rows, round(whole.loss, 4), whole.accuracy
+    (4, 0.4904, 0.5)
+    """
+
+    classes: int
+    bins: int
+    top: int
+    values: Float64
+    infinite_rows: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def zero(cls, classes: int, bins: int, top: int) -> ScoreSums:
+        """Return the sums over no rows."""
+        return cls(classes, bins, top, np.zeros(4 * classes + 3 * bins + top + 8))
+
+    def views(self, values: Float64 | None = None) -> tuple[Float64, Float64, Float64, Float64]:
+        """Return the parts of such an array, its own by default.
+
+        (classes, 4): weight, loss, weight of right decisions, rows; (bins, 3): weight, confidence,
+        weight of right decisions; (top,): weight of the rows whose class is among the first k + 1;
+        (8,): the Brier score, then rows by state: fine, of infinite loss, ignored, four errors.
+        """
+        ends = np.cumsum([4 * self.classes, 3 * self.bins, self.top])
+        per_class, per_bin, hits, rest = np.split(self.values if values is None else values, ends)
+        return per_class.reshape(-1, 4), per_bin.reshape(-1, 3), hits, rest
+
+    def __add__(self, other: ScoreSums) -> ScoreSums:
+        """Return the sums over the rows of both."""
+        if not isinstance(other, ScoreSums):
+            return NotImplemented
+        if (self.classes, self.bins, self.top) != (other.classes, other.bins, other.top):
+            raise ValueError(
+                f"these sums are over {self.classes} classes, {self.bins} bins and the top "
+                f"{self.top}, the others over {other.classes}, {other.bins} and {other.top}; "
+                "they must be alike to be added"
+            )
+        rows = tuple(sorted(self.infinite_rows + other.infinite_rows)[:MOST_INFINITE])
+        return ScoreSums(self.classes, self.bins, self.top, self.values + other.values, rows)
+
+    def __radd__(self, other: object) -> ScoreSums:
+        """Let `sum` of several begin with 0."""
+        return self if other == 0 else NotImplemented
+
+    @property
+    def weight(self) -> float:
+        """Return the weight of all rows that took part: what means are divided by."""
+        return float(self.class_weight.sum())
+
+    @property
+    def loss(self) -> float:
+        """Return the mean cross-entropy in nats, 0 if there was nothing to average."""
+        return self._mean(self.views()[0][:, 1].sum())
+
+    @property
+    def bits(self) -> float:
+        """Return the same in bits: nats / ln 2."""
+        return self.loss / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        """Return exp of the loss."""
+        return math.exp(self.loss) if self.loss < 709 else math.inf
+
+    @property
+    def accuracy(self) -> float:
+        """Return the share of rows whose class has the largest probability, the first of equals."""
+        return self._mean(self.views()[0][:, 2].sum())
+
+    @property
+    def top_accuracy(self) -> Float64:
+        """Return, for k = 1 to top, the share of rows whose class is among the first k."""
+        return np.asarray(self.views()[2] / (self.weight or 1.0))
+
+    @property
+    def brier(self) -> float:
+        """Return the mean of sum_j (p_j - y_j)^2, from 0 to 2: for two classes twice (p - y)^2."""
+        return self._mean(self.views()[3][0])
+
+    @property
+    def calibration_error(self) -> float:
+        """Return the expected calibration error.
+
+        Rows are put into bins of equal width by their largest probability, the confidence; the
+        error is the mean distance of confidence and accuracy, bin by bin, weighted by the rows.
+        (Naeini, Cooper and Hauskrecht, Obtaining well calibrated probabilities using Bayesian
+        binning, 2015.)
+        """
+        per_bin = self.views()[1]
+        return self._mean(np.abs(per_bin[:, 1] - per_bin[:, 2]).sum())
+
+    @property
+    def reliability(self) -> list[tuple[float, float, float]]:
+        """Return mean confidence, accuracy and weight of each bin that has rows."""
+        return [(c / w, right / w, w) for w, c, right in self.views()[1].tolist() if w > 0]
+
+    @property
+    def class_weight(self) -> Float64:
+        """Return the weight of the rows of each class."""
+        return self.views()[0][:, 0]
+
+    @property
+    def class_rows(self) -> NDArray[np.int64]:
+        """Return how many rows of each class took part."""
+        return self.views()[0][:, 3].astype(np.int64)
+
+    @property
+    def class_loss(self) -> Float64:
+        """Return the mean loss of the rows of each class, NaN for one without rows."""
+        return self._per_class(1)
+
+    @property
+    def class_accuracy(self) -> Float64:
+        """Return the share of each class that is recognised, NaN for one without rows."""
+        return self._per_class(2)
+
+    @property
+    def baseline(self) -> float:
+        """Return the loss of the best constant prediction: the entropy of the class frequencies."""
+        shares = self.class_weight[self.class_weight > 0] / (self.weight or 1.0)
+        return float(-(shares * np.log(shares)).sum()) + 0.0  # no minus before a zero
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows took part."""
+        return int(self.views()[3][1:3].sum())
+
+    @property
+    def infinite(self) -> int:
+        """Return how many of them have an infinite loss."""
+        return int(self.views()[3][2])
+
+    @property
+    def ignored(self) -> int:
+        """Return how many rows took no part."""
+        return int(self.views()[3][3])
+
+    def _mean(self, total: Any) -> float:
+        return float(total) / self.weight if self.weight else 0.0
+
+    def _per_class(self, column: int) -> Float64:
+        per_class = self.views()[0]
+        empty = np.full(self.classes, np.nan)
+        weight = per_class[:, 0]
+        return np.asarray(np.divide(per_class[:, column], weight, empty, where=weight > 0))

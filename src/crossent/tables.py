@@ -166,10 +166,13 @@ def parts(
     ]
 
 
-def common_schema(parts: Iterable[Part], columns: Collection[str] | None = None) -> pa.Schema:
+def common_schema(
+    parts: Iterable[Part], columns: Collection[str] | None = None, types: bool = True
+) -> pa.Schema:
     """Return the schema of the first part, once all others have the same columns of like types.
 
-    Any numbers are alike, and so is any text; `columns` limits the comparison to some.
+    Any numbers are alike, and so is any text. `columns` limits the comparison to some; without
+    `types` only their names are compared.
 
     Raises
     ------
@@ -179,7 +182,7 @@ def common_schema(parts: Iterable[Part], columns: Collection[str] | None = None)
     first, *others = (next(group) for _, group in groupby(parts, key=lambda part: part.path))
     for other in others:
         for one, two in ((first, other), (other, first)):
-            _compare(one, two, one.schema.names if columns is None else columns)
+            _compare(one, two, one.schema.names if columns is None else columns, types)
     schema: pa.Schema = first.schema
     return schema
 
@@ -269,23 +272,26 @@ def _parts_of(path: Path, column_types: Mapping[str, pa.DataType]) -> list[Part]
     return found
 
 
-def _compare(one: Part, two: Part, columns: Collection[str]) -> None:
+def _compare(one: Part, two: Part, columns: Collection[str], with_types: bool) -> None:
     """Raise ValueError if `two` lacks a column that `one` has, or has it of another kind."""
     for name in columns:
-        if name not in two.schema.names:
+        here, there = (name in part.schema.names for part in (one, two))
+        if here and not there:
             raise ValueError(f"{two.path} has no column {name!r}, which {one.path} has")
+        if not (here and with_types):
+            continue
         types = [part.schema.field(name).type for part in (one, two)]
-        kinds = {_kind_of(each) for each in types} - {"null"}
+        kinds = {kind_of(each) for each in types} - {"null"}
         if len(kinds) > 1:
             raise ValueError(
                 f"column {name!r} is {types[0]} in {one.path} but {types[1]} in {two.path}"
             )
 
 
-def _kind_of(column: pa.DataType) -> str:
+def kind_of(column: pa.DataType) -> str:
     """Return what a type is alike to: "number", "text", or its own name."""
     if pa.types.is_dictionary(column):
-        return _kind_of(column.value_type)
+        return kind_of(column.value_type)
     if pa.types.is_integer(column) or pa.types.is_floating(column) or pa.types.is_decimal(column):
         return "number"
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)

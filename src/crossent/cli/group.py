@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-COMMANDS = ("fit", "predict", "explain", "lab", "check")  # each a function in a file of its name
+# Each a function in a file of its name.
+COMMANDS = ("fit", "predict", "score", "explain", "lab", "check")
 
 
 class Failure(click.ClickException):
@@ -18,14 +19,15 @@ class Failure(click.ClickException):
     exit_code = 2
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__(_sentence(error))
+        super().__init__(sentence(error))
 
     def show(self, file: Any = None) -> None:
         """Print the sentence."""
         click.echo(f"crossent: {self.message}", err=True)
 
 
-def _sentence(error: BaseException) -> str:
+def sentence(error: BaseException) -> str:
+    """Return what an error says, for a user."""
     if isinstance(error, ModuleNotFoundError):
         return f"this needs {error.name}, which is not installed: pip install 'crossent[fit]'"
     if isinstance(error, MemoryError):

@@ -31,6 +31,34 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") 
         click.echo("  ".join(cells).rstrip())
 
 
+ByClass = Sequence[tuple[str, int, float, float]]
+MOST_CLASSES = 30  # that are shown one by one
+
+
+def classes(by_class: ByClass) -> None:
+    """Print label, rows, mean loss and accuracy of each class; of many, those that cost most."""
+    shown = costliest(by_class)
+    table(
+        ["class", "rows", "cross-entropy", "accuracy"],
+        [[label, str(rows), f"{loss:.4f}", f"{share:.4f}"] for label, rows, loss, share in shown],
+        heading_of(shown, by_class),
+    )
+
+
+def costliest(by_class: ByClass) -> ByClass:
+    """Return all classes in order, or of many those that cost most."""
+    if len(by_class) <= MOST_CLASSES:
+        return by_class
+    return sorted(by_class, key=lambda each: -each[2])[:MOST_CLASSES]
+
+
+def heading_of(shown: ByClass, by_class: ByClass) -> str:
+    """Return what to say of the classes that are shown, if they are not all."""
+    if len(shown) == len(by_class):
+        return ""
+    return f"the {len(shown)} classes of {len(by_class)} that cost most"
+
+
 def _rich_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
     from rich.console import Console
     from rich.table import Table

@@ -135,6 +135,18 @@ def borrowed(typing_context: Any, array: Any) -> Any:
 
 
 @intrinsic
+def element_at(typing_context: Any, like: Any, address: Any, i: Any) -> Any:
+    """Return the i-th element of memory at an address that holds elements of an array's type."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_data_type(like.dtype)
+        begin = builder.inttoptr(arguments[1], kind.as_pointer())
+        return builder.load(builder.gep(begin, [arguments[2]]))
+
+    return like.dtype(like, types.int64, types.int64), lower
+
+
+@intrinsic
 def keep(typing_context: Any, array: Any) -> Any:
     """Keep the owner of borrowed scratch memory alive until here."""
 

@@ -21,16 +21,28 @@ FOLD = 4  # classes whose partial sum is then folded into float64: each addition
 
 @device
 def load_tile(logits: Any, work: Any, m: Any) -> None:
-    """Turn rows into columns of work, so that lane i of every vector is row i; maxima into m."""
-    for i in range(logits.shape[0]):
-        row = logits[i]
+    """Turn rows into columns of work; store their maxima in m."""
+    turn(logits, work)
+    take_maxima_of_tile(work, m, logits.shape[0])
+
+
+@device
+def turn(rows: Any, work: Any) -> None:
+    """Turn rows into columns of work, so that lane i of every vector is row i."""
+    for i in range(rows.shape[0]):
+        row = rows[i]
         for j in range(row.size):
             work[j, i] = read(row[j])
+
+
+@device
+def take_maxima_of_tile(work: Any, m: Any, rows: Any) -> None:
+    """Store the maxima of so many rows in m, NaN if there is one; +inf becomes its limit."""
     m[:] = -np.inf
     for j in range(work.shape[0]):
         for i in range(m.size):
             m[i] = maximum(m[i], work[j, i])
-    for i in range(logits.shape[0]):
+    for i in range(rows):
         if m[i] == np.inf:
             m[i] = limit(work[:, i])
 

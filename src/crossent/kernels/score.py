@@ -1,0 +1,342 @@
+"""Predictions judged, a tile of rows at a time: loss, rank, confidence, Brier score, added up.
+
+Letters: N rows, C classes; lane i of every vector is row i of the tile (see tiles.py). Every row
+ends in a state: FINE and INFINITE ones take part, IGNORED ones do not, and any later state is an
+error that the caller puts into words.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from crossent.kernels.compiler import device, kernel
+from crossent.kernels.elementary import F64, log1p
+from crossent.kernels.halves import scratch_like
+from crossent.kernels.intrinsics import (
+    borrowed,
+    element_at,
+    fma,
+    keep,
+    magnitude,
+    maximum,
+    reordered_add,
+    select,
+)
+from crossent.kernels.rows import lowering
+from crossent.kernels.strips import TILE
+from crossent.kernels.tiles import (
+    exponentiate_tile,
+    finish_tile,
+    take_maxima_of_tile,
+    take_targets,
+    turn,
+)
+
+FINE, INFINITE, IGNORED, MISSING, UNKNOWN, OUTSIDE, NOT_ONE = range(7)
+STATES = 7
+I32 = np.int32
+U64 = np.uint64
+TILE_SCORES = 1 << 16  # at most, so that tiles of long rows stay in the cache
+LEAST_LANES = 8
+LARGEST = 1.7976931348623157e308
+
+
+@kernel
+def score_rows(
+    rows: Any,
+    addresses: Any,
+    start: Any,
+    stop: Any,
+    keys: Any,
+    low: Any,
+    classes: Any,
+    row_weight: Any,
+    are_logits: Any,
+    renormalize: Any,
+    clip: Any,
+    tolerance: Any,
+    states: Any,
+    per_class: Any,
+    per_bin: Any,
+    hits: Any,
+    rest: Any,
+) -> None:
+    """Add what rows start to stop contribute; write the states of those that are not FINE.
+
+    Predictions are rows (N, C), or, where `addresses` (C,) is not empty, columns that begin at
+    those addresses in memory; `rows` (0, C) then only tells their type and number. The class of a
+    row is classes[keys[i] - low], or minus its state if it has none. An empty row_weight (N,)
+    stands for ones.
+
+    per_class (C, 4) takes weight, loss, weight of right decisions, and rows; per_bin (B, 3)
+    weight, confidence, and weight of right decisions; hits (K,) the weight of rows whose class is
+    among the first k + 1; rest the Brier score, then how many rows are in each state.
+    """
+    rows, keys = borrowed(rows), borrowed(keys)
+    columns = rows.shape[1]
+    lanes = min(max(TILE_SCORES // columns, LEAST_LANES), TILE)
+    tile = scratch_like(rows, (columns + 4) * lanes).reshape(-1, lanes)
+    wide = np.zeros((9, lanes))
+    whole = np.zeros((5, lanes), np.int32)
+    for j in range(tile.shape[0]):
+        for i in range(lanes):
+            tile[j, i] = 0
+    work, narrow = borrowed(tile)[4:], borrowed(tile)
+    own, greatest, least, partial = narrow[0], narrow[1], narrow[2], narrow[3]
+    double, integer = borrowed(wide), borrowed(whole)
+    loss, confidence, brier, weight = double[0], double[1], double[2], double[3]
+    total, squares, others, lost, right = double[4], double[5], double[6], double[7], double[8]
+    code, target, rank, place, state = integer[0], integer[1], integer[2], integer[3], integer[4]
+    for first in range(start, stop, lanes):
+        last = min(first + lanes, stop)
+        if addresses.size:
+            gather(rows, addresses, first, last, work)
+        else:
+            turn(rows[first:last], work)
+        take_classes(keys[first:last], low, classes, work, code, target, own)
+        count_above(work, own, target, rank)
+        if are_logits:
+            take_maxima_of_tile(work, greatest, last - first)
+            take_targets(target, work, own)
+            exponentiate_tile(work, greatest, partial, others, lost)
+            finish_tile(greatest, own, others, loss, total)
+            add_up_squares(work, squares)
+            judge_scores(total, others, squares, clip, loss, confidence, brier, state)
+        else:
+            survey(work, total, squares, greatest, least)
+            check_probabilities(total, greatest, least, renormalize, tolerance, state)
+            judge_probabilities(
+                own, greatest, squares, total, renormalize, clip, loss, confidence, brier
+            )
+        load_row_weight(row_weight, first, last, weight)
+        if settle(code, weight, loss, confidence, brier, state):
+            for i in range(last - first):
+                states[first + i] = state[i]
+                rest[1 + state[i]] += 1.0
+        else:
+            rest[1] += last - first
+        bins = F64(per_bin.shape[0])
+        for i in range(lanes):
+            right[i] = select(rank[i] == 0, weight[i], 0.0)
+            place[i] = I32(min(confidence[i] * bins, bins - 1.0))
+        rest[0] += weighted_sum(brier, weight)
+        for k in range(hits.size):
+            hits[k] += weight_up_to(rank, k, weight)
+        enter(target, weight, loss, right, state, per_class, last - first)
+        enter_bins(place, weight, confidence, right, per_bin, last - first)
+    keep(tile)
+    keep(wide)
+    keep(whole)
+
+
+# What a tile holds ------------------------------------------------------------------------------
+
+
+@device
+def gather(like: Any, addresses: Any, first: Any, last: Any, work: Any) -> None:
+    """Copy a stretch of every column into work."""
+    for j in range(work.shape[0]):
+        lane, address = work[j], addresses[j]
+        for i in range(last - first):
+            lane[i] = element_at(like, address, first + i)
+
+
+@device
+def take_classes(
+    keys: Any, low: Any, classes: Any, work: Any, code: Any, target: Any, own: Any
+) -> None:
+    """Store the class of every row, or minus its state; as target 0 for none; and its entry."""
+    for i in range(code.size):
+        code[i] = -IGNORED
+    for i in range(keys.size):
+        k = U64(keys[i] - low)
+        code[i] = classes[k] if k < U64(classes.size) else -UNKNOWN
+    for i in range(code.size):
+        target[i] = max(code[i], I32(0))
+        own[i] = work[U64(target[i]), U64(i)]
+
+
+@device
+def count_above(work: Any, own: Any, target: Any, rank: Any) -> None:
+    """Store how many classes come before the target: larger ones, and equal ones to its left."""
+    for i in range(rank.size):
+        rank[i] = 0
+    for j in range(work.shape[0]):
+        entry, column = work[j], I32(j)
+        for i in range(rank.size):
+            tie = select(column < target[i], entry[i] == own[i], False)
+            rank[i] += select(entry[i] > own[i], I32(1), select(tie, I32(1), I32(0)))
+
+
+@device
+def load_row_weight(row_weight: Any, first: Any, last: Any, weight: Any) -> None:
+    """Store the weights of the rows, 1 if there are none."""
+    if row_weight.size:
+        for i in range(last - first):
+            weight[i] = row_weight[first + i]
+    else:
+        for i in range(weight.size):
+            weight[i] = 1.0
+
+
+# Probabilities ----------------------------------------------------------------------------------
+
+
+@device
+def survey(work: Any, total: Any, squares: Any, greatest: Any, least: Any) -> None:
+    """Store every row's sum, sum of squares, maximum, and maximum of -p; NaN stays NaN."""
+    for i in range(total.size):
+        total[i], squares[i] = 0.0, 0.0
+        greatest[i], least[i] = work[0, i], -work[0, i]
+    for j in range(work.shape[0]):
+        p = work[j]
+        for i in range(total.size):
+            x = F64(p[i])
+            total[i] += x
+            squares[i] = fma(x, x, squares[i])
+        for i in range(greatest.size):
+            greatest[i] = maximum(greatest[i], p[i])
+            least[i] = maximum(least[i], -p[i])
+
+
+@device
+def check_probabilities(
+    total: Any, greatest: Any, least: Any, renormalize: Any, tolerance: Any, state: Any
+) -> None:
+    """Store FINE, OUTSIDE for an entry outside [0, 1], NOT_ONE for a row that sums to another."""
+    bound = select(renormalize, LARGEST, 1.0)
+    for i in range(state.size):
+        whole = select(renormalize, total[i], 1.0)
+        sums_to_one = magnitude(total[i] / whole - 1.0) <= tolerance
+        inside = select(least[i] <= 0.0, greatest[i] <= bound, False)
+        state[i] = select(inside, select(sums_to_one, I32(FINE), I32(NOT_ONE)), I32(OUTSIDE))
+
+
+@device
+def judge_probabilities(
+    own: Any,
+    greatest: Any,
+    squares: Any,
+    total: Any,
+    renormalize: Any,
+    clip: Any,
+    loss: Any,
+    confidence: Any,
+    brier: Any,
+) -> None:
+    """Store -ln p of the target, the largest p, and sum (p - y)^2.
+
+    ln p is taken of (1 - p) / p, which keeps both tails: 1 - p is exact from one half up.
+    """
+    overflows = 0
+    for i in range(loss.size):
+        whole = select(renormalize, total[i], 1.0)
+        p = F64(own[i])
+        x = maximum(p, clip * whole)
+        loss[i] = log1p((whole - x) / x)
+        overflows += select(x > 0.0, loss[i] == np.inf, False)
+        confidence[i] = F64(greatest[i]) / whole
+        brier[i] = squares[i] / (whole * whole) - 2.0 * (p / whole) + 1.0
+    if overflows:
+        for i in range(loss.size):
+            if own[i] > 0.0 and loss[i] == np.inf:
+                loss[i] = math.log(total[i] if renormalize else 1.0) - math.log(F64(own[i]))
+
+
+# Scores -----------------------------------------------------------------------------------------
+
+
+@device
+def add_up_squares(work: Any, squares: Any) -> None:
+    """Store every row's sum of squared exponentials, the target's left out, lowered again."""
+    lower = lowering(work)
+    for i in range(squares.size):
+        squares[i] = 0.0
+    for j in range(work.shape[0]):
+        e = work[j]
+        for i in range(squares.size):
+            x = F64(e[i]) * lower
+            squares[i] = fma(x, x, squares[i])
+
+
+@device
+def judge_scores(
+    total: Any,
+    others: Any,
+    squares: Any,
+    clip: Any,
+    loss: Any,
+    confidence: Any,
+    brier: Any,
+    state: Any,
+) -> None:
+    """Store the same for p = exp / total, whose maximum is 1 / total; OUTSIDE where it is NaN."""
+    most = -math.log(clip) if clip > 0.0 else np.inf
+    for i in range(loss.size):
+        state[i] = select(loss[i] >= 0.0, I32(FINE), I32(OUTSIDE))
+        loss[i] = select(loss[i] > most, most, loss[i])
+        confidence[i] = 1.0 / total[i]
+        brier[i] = (squares[i] + others[i] * others[i]) / (total[i] * total[i])
+
+
+# Adding up --------------------------------------------------------------------------------------
+
+
+@device
+def settle(code: Any, weight: Any, loss: Any, confidence: Any, brier: Any, state: Any) -> Any:
+    """Settle every row's state, zero what takes no part; return whether any is not FINE."""
+    worst = 0
+    for i in range(state.size):
+        judged = select(loss[i] < np.inf, state[i], max(state[i], I32(INFINITE)))
+        judged = select(code[i] < 0, -code[i], judged)
+        state[i] = select(weight[i] == 0.0, I32(IGNORED), judged)
+        worst = max(worst, state[i])
+    if worst:
+        for i in range(state.size):
+            if state[i] > INFINITE:
+                weight[i], loss[i], confidence[i], brier[i] = 0.0, 0.0, 0.0, 0.0
+    return worst
+
+
+@device
+def weighted_sum(values: Any, weight: Any) -> Any:
+    """Return the sum of weight times value."""
+    total = 0.0
+    for i in range(values.size):
+        total = reordered_add(total, weight[i] * values[i])
+    return total
+
+
+@device
+def weight_up_to(rank: Any, k: Any, weight: Any) -> Any:
+    """Return the weight of the rows with at most k classes before the target."""
+    total = 0.0
+    for i in range(rank.size):
+        total = reordered_add(total, select(rank[i] <= k, weight[i], 0.0))
+    return total
+
+
+@device
+def enter(
+    target: Any, weight: Any, loss: Any, right: Any, state: Any, per_class: Any, rows: Any
+) -> None:
+    """Add every row to its class."""
+    for i in range(rows):
+        c = U64(target[i])
+        per_class[c, U64(0)] += weight[i]
+        per_class[c, U64(1)] += weight[i] * loss[i]
+        per_class[c, U64(2)] += right[i]
+        per_class[c, U64(3)] += select(state[i] <= INFINITE, 1.0, 0.0)
+
+
+@device
+def enter_bins(
+    place: Any, weight: Any, confidence: Any, right: Any, per_bin: Any, rows: Any
+) -> None:
+    """Add every row to the bin of its confidence."""
+    for i in range(rows):
+        b = U64(place[i])
+        per_bin[b, U64(0)] += weight[i]
+        per_bin[b, U64(1)] += weight[i] * confidence[i]
+        per_bin[b, U64(2)] += right[i]
