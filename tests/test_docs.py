@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from sklearn.datasets import load_iris
 
-from crossent.cli.group import commands
+from crossent.cli.group import COMMANDS, commands
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,8 +50,10 @@ def test_the_commands_of_the_front_page_run(tmp_path, monkeypatch):
     rows = [",".join(map(str, row)) for row in iris.data]
     species = ["species", *iris.target_names[iris.target]]
     new = ["a,b,c,d", *rows]
-    table = map(",".join, zip(new, species, strict=True))
-    for name, lines in {"new.csv": new, "table.csv": table}.items():
+    table = list(map(",".join, zip(new, species, strict=True)))
+    p = [",".join(f"p_{name}" for name in iris.target_names), *["0.5,0.25,0.25"] * len(rows)]
+    answers = map(",".join, zip(species, p, strict=True))
+    for name, lines in {"new.csv": new, "table.csv": table, "answers.csv": answers}.items():
         (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     shown = []
@@ -61,6 +63,6 @@ def test_the_commands_of_the_front_page_run(tmp_path, monkeypatch):
     for line in lines:
         result = CliRunner().invoke(commands, shlex.split(line))
         assert result.exit_code == 0, f"crossent {line}: {result.output}"
-    assert {line.split()[0] for line in lines} >= {"fit", "predict", "explain", "check", "lab"}
+    assert {line.split()[0] for line in lines} == set(COMMANDS)
     assert {path.name for path in tmp_path.iterdir()} >= {"report.html", "predictions.parquet"}
     assert len(shown) == 1
