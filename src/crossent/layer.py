@@ -218,6 +218,11 @@ class Objective:
 
     def value_and_grad(self, parameters: Float64) -> Value:
         """Return the objective at the parameters, in one pass over the rows."""
+        if not self.rows.ranks.alike(float(np.vdot(parameters, parameters))):
+            raise ValueError(
+                "the processes have come to different coefficients; they must run on machines of "
+                "one kind, with the same libraries"
+            )
         plane = self._plane(parameters)
 
         def slopes(block: Block, _: tuple[int, int]) -> tuple[float, Array]:
