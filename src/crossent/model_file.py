@@ -69,7 +69,10 @@ def save(model: Model | CrossEntropyClassifier, path: str | Path) -> None:
     header, arrays = _contents(model)
     text = json.dumps(header, allow_nan=False)
     with replacing(Path(path)) as beside:
-        save_file(arrays, beside, metadata={KEY: text})
+        try:
+            save_file(arrays, beside, metadata={KEY: text})
+        except SafetensorError as error:  # its words for what the system says
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def load(path: str | Path) -> Model:

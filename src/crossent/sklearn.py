@@ -271,7 +271,9 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def _taken(self, X: Any, codes: Any, sample_weight: Any = None) -> _Coded:
         """Return a batch as it is used; that X is finite is not looked at every time."""
-        X = check_array(X, estimator=self, ensure_all_finite=False, **_FEATURES)
+        X = check_array(
+            X, estimator=self, ensure_all_finite=False, ensure_min_samples=0, **_FEATURES
+        )
         codes = checks.labels(codes, len(self.classes_))
         check_consistent_length(X, codes)
         return _Coded(X, codes, checks.sample_weight(sample_weight, codes.shape))
