@@ -309,6 +309,7 @@ def _csv_options(path: Path, column_types: Mapping[str, pa.DataType]) -> dict[st
     if not header.strip():
         raise ValueError(f"{path} is empty")
     return {
+        "read_options": csv.ReadOptions(block_size=BLOCK),
         "parse_options": csv.ParseOptions(delimiter=_delimiter(header), newlines_in_values=True),
         "convert_options": csv.ConvertOptions(
             null_values=MISSING, strings_can_be_null=True, column_types=dict(column_types)
@@ -343,11 +344,10 @@ def _stream_csv(
 ) -> Iterator[Stream]:
     options = _csv_options(path, column_types)
     options["convert_options"].include_columns = columns or []
-    blocks = csv.ReadOptions(block_size=BLOCK)
     for part in parts:
         with (
             _csv_bytes(path) as (file, content),
-            csv.open_csv(content, blocks, **options) as reader,
+            csv.open_csv(content, **options) as reader,
         ):
             yield part, ((batch, file.tell() / part.size) for batch in reader)
 

@@ -32,8 +32,8 @@ def sentence(error: BaseException) -> str:
         return f"this needs {error.name}, which is not installed: pip install 'crossent[fit]'"
     if isinstance(error, MemoryError):
         return f"there is not enough memory: {error}"
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
