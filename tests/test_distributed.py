@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -9,13 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from crossent import model_file
-from crossent.cli import data as tabular
+from crossent import model_file, tables
+from crossent.cli.ranks import shared
 from crossent.distributed import ALONE, Alone
 from stream_cases import SAME, table, written
 from test_stream import crossent
@@ -108,6 +110,33 @@ def test_four_processes_with_classes_of_their_own_and_one_without_rows() -> None
     assert done.stdout.count("Saved m.crossent") == 1
 
 
+def test_scores_of_three_processes_are_those_of_one() -> None:
+    random = np.random.default_rng(0)
+    p = random.dirichlet([1.0, 1.0, 1.0], ROWS)
+    p[[5, 2500]] = [1.0, 0.0, 0.0]
+    truth = np.array(list("abc"))[random.integers(3, size=ROWS)]
+    truth[[5, 2500]] = "b"  # which was impossible
+    whole = pa.table({**{f"p_{name}": p[:, j] for j, name in enumerate("abc")}, "y": truth})
+    written("a.parquet", whole.slice(0, 2000), 300)
+    written("b.csv", whole.slice(2000))
+    line = ("score", "a.parquet", "b.csv", "--target", "y", "--probabilities", "p_*", "--json")
+    done = job(3, "nothing", *line, "--report", "r.html")
+    assert [each.returncode for each in done] == [0, 0, 0], done[0].stderr
+    found, alone = (rounded(text) for text in (done[0].stdout, crossent(*line).output))
+    assert found == alone
+    assert found["rows"] == ROWS
+    places = [(place["file"], place["row"]) for place in found["infinite_rows"]]
+    assert places == [("a.parquet", 5), ("b.csv", 500)]
+    assert done[1].stdout == done[2].stdout == ""
+    assert Path("r.html").exists()
+
+
+def rounded(text: str) -> dict[str, Any]:
+    """Return JSON with numbers to 12 digits, without how long it took."""
+    found = json.loads(text, parse_float=lambda number: float(f"{float(number):.12g}"))
+    return {name: value for name, value in found.items() if "second" not in name}
+
+
 class Rank(Alone):
     """One of several, as far as sharing out goes."""
 
@@ -119,8 +148,8 @@ class Rank(Alone):
 def test_parts_are_shared_out_evenly_and_in_order(size: int) -> None:
     written("a.parquet", table(ROWS), 100)
     written("b.parquet", table(ROWS), 1700)
-    parts = [*tabular.tables.parts(["a.parquet", "b.parquet"])]
-    shares = [tabular._shared(parts, Rank(rank, size)) for rank in range(size)]
+    parts = tables.parts(["a.parquet", "b.parquet"])
+    shares = [shared(parts, Rank(rank, size)) for rank in range(size)]
     assert [part for share in shares for part in share] == parts
     rows = [sum(part.rows or 0 for part in share) for share in shares]
     assert max(rows) <= 2 * ROWS / size + 1700

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from crossent import encoding, tables
+from crossent.cli.ranks import shared
 from crossent.distributed import Alone
 from crossent.encoding import Rows, Summary, TableEncoder
 
@@ -87,7 +88,7 @@ def streamed(sources: Sequence[str], target: str | None, ranks: Alone) -> Tables
     """Return tables whose row groups are shared out, and read anew for every look at them."""
     parts = tables.parts(sources)
     schema = tables.common_schema(parts)
-    own = _shared(parts, ranks)
+    own = shared(parts, ranks)
     wide = {
         name: pa.float64()  # a whole number in the first rows, a fraction in later ones
         for part in parts
@@ -101,15 +102,6 @@ def streamed(sources: Sequence[str], target: str | None, ranks: Alone) -> Tables
             yield Piece(pa.Table.from_batches([batch.data]), batch.row)
 
     return Tables(_called(sources), schema, read, kept=False)
-
-
-def _shared(parts: list[tables.Part], ranks: Alone) -> list[tables.Part]:
-    """Return the parts of this process: all processes have about as many rows, in their order."""
-    counted = all(part.rows is not None for part in parts)
-    weights = np.array([part.rows if counted else part.size for part in parts], dtype=float)
-    middles = np.cumsum(weights) - weights / 2
-    owners = np.minimum(middles * ranks.size / max(weights.sum(), 1.0), ranks.size - 1).astype(int)
-    return [part for part, owner in zip(parts, owners, strict=True) if owner == ranks.rank]
 
 
 def _called(sources: Sequence[str]) -> str:

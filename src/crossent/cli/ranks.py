@@ -7,11 +7,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from crossent.cli.group import sentence
 from crossent.distributed import ALONE, FAILED, Alone, Ranks, several
+
+if TYPE_CHECKING:
+    from crossent.tables import Part
 
 
 @contextmanager
@@ -29,6 +33,17 @@ def joined() -> Iterator[Alone]:
         if ranks.fail(sentence(error)):
             os._exit(FAILED)  # the user has been told; what else runs here may wait for ever
         raise
+
+
+def shared(parts: list[Part], ranks: Alone) -> list[Part]:
+    """Return the parts of this process: all processes have about as many rows, in their order."""
+    import numpy as np
+
+    counted = all(part.rows is not None for part in parts)
+    weights = np.array([part.rows if counted else part.size for part in parts], dtype=float)
+    middles = np.cumsum(weights) - weights / 2
+    owners = np.minimum(middles * ranks.size / max(weights.sum(), 1.0), ranks.size - 1).astype(int)
+    return [part for part, owner in zip(parts, owners, strict=True) if owner == ranks.rank]
 
 
 def _tell(text: str) -> None:

@@ -15,6 +15,7 @@ import click
 from crossent.cli import output
 
 if TYPE_CHECKING:
+    from crossent.distributed import Alone
     from crossent.predictions import Predictions
     from crossent.scoring import Scoring
     from crossent.sums import ScoreSums
@@ -70,8 +71,11 @@ def score(
     TABLE is a CSV, Parquet or Feather file, a directory of them, or a pattern; there may be any
     number. COLUMNS is a pattern whose * stands for the label, or one column: of fixed-size lists,
     or of numbers for the second of two classes.
+
+    Under torchrun the rows are shared out among its processes.
     """
     from crossent import files, tables
+    from crossent.cli.ranks import joined
     from crossent.predictions import Predictions
     from crossent.scoring import Scoring
 
@@ -83,27 +87,28 @@ def score(
         )
     outputs = "logits" if probabilities is None else "probabilities"
     rule = Scoring(outputs, **options)
-    parts = tables.parts(table)
-    predictions = Predictions.found_in(
-        parts,
-        outputs,
-        probabilities or logits or "",
-        target,
-        None if labels is None else next(csv.reader([labels])),
-        weight,
-        ignore_missing,
-    )
-    scored = _score(parts, predictions, rule)
-    if report is not None:
-        from crossent.cli.score_report import write_report
+    with joined() as ranks:
+        parts = tables.parts(table)
+        predictions = Predictions.found_in(
+            parts,
+            outputs,
+            probabilities or logits or "",
+            target,
+            None if labels is None else next(csv.reader([labels])),
+            weight,
+            ignore_missing,
+        )
+        scored = _score(parts, predictions, rule, ranks)
+        if report is not None and ranks.rank == 0:
+            from crossent.cli.score_report import write_report
 
-        write_report(report, scored)
-    if as_json:
-        click.echo(json.dumps(scored.as_json(), indent=1, allow_nan=False))
-    else:
-        _print(scored)
-        if report is not None:
-            click.echo(f"\nWrote {report}. Open it in any browser.")
+            write_report(report, scored)
+        if as_json:
+            click.echo(json.dumps(scored.as_json(), indent=1, allow_nan=False))
+        else:
+            _print(scored)
+            if report is not None:
+                click.echo(f"\nWrote {report}. Open it in any browser.")
 
 
 @dataclass(frozen=True)
@@ -214,13 +219,15 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _score(parts: list[Part], predictions: Predictions, rule: Scoring) -> Scored:
+def _score(parts: list[Part], predictions: Predictions, rule: Scoring, ranks: Alone) -> Scored:
     from crossent.cli.progress import reading
+    from crossent.cli.ranks import shared
     from crossent.predictions import score_parts
 
     began = time.perf_counter()
-    with reading(parts) as watch:
-        sums = score_parts(parts, predictions, rule, watch)
+    own = shared(parts, ranks)
+    with reading(own) as watch:
+        sums: ScoreSums = ranks.scan(score_parts(own, predictions, rule, watch))[1]
     seconds = time.perf_counter() - began
     if not sums.rows:
         raise ValueError(f"{parts[0].path} has no row that takes part; {sums.ignored} are ignored")
