@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +23,7 @@ from crossent.kernels import head as kernels
 from crossent.kernels.blas import multiply
 from crossent.linear import GRADIENTS, Dropped, HeadGradients, LinearCrossEntropy
 from crossent.numpy import NO_ROW, bits
+from crossent.plain import hvp
 from crossent.threads import sum_over_rows
 
 Array = NDArray[Any]
@@ -93,13 +94,18 @@ class Layer:
         """Return the chunk's features in the type that is computed in."""
         return converted(self.features[self.select(chunk)], self.dtype)
 
-    def scores(self, x: Array, out: Array, weight: Array | None = None) -> None:
-        """Store x W^T + b in out, or with another weight x W^T."""
-        bias = self.bias if weight is None else None
-        if bias is not None:
-            out[...] = bias
+    def scores(self, x: Array, out: Array) -> None:
+        """Store x W^T + b in out."""
+        if self.bias is not None:
+            out[...] = self.bias
+        self.add_scores(x, out, add=self.bias is not None)
+
+    def add_scores(
+        self, x: Array, out: Array, weight: Array | None = None, add: bool = True
+    ) -> None:
+        """Add x W^T to out or store it there, W the layer's own weight or another."""
         for part, w in self._parts(self.weight if weight is None else weight):
-            multiply(x, w.T, out[:, part], add=bias is not None)
+            multiply(x, w.T, out[:, part], add)
 
     def times_weight(self, slope: Array, weight: Array | None = None) -> Array:
         """Return slope W, or with another weight than the layer's own."""
@@ -516,3 +522,117 @@ def evaluate(
         if losses is not None:
             return losses.astype(dtype).reshape(call.rows_shape)[()], layer
         return dtype(totals.sum() / call.divisor), layer
+
+
+# A second derivative ----------------------------------------------------------------------------
+
+
+class Directions(NamedTuple):
+    """Changes of features, weight and bias, each of its argument's shape, or None for none."""
+
+    features: Array | None
+    weight: Array | None
+    bias: Array | None
+
+
+def second_derivative(
+    call: Call, upstream: Array | float, directions: Directions, wanted: tuple[str, ...]
+) -> tuple[dict[str, Array], NDArray[np.float64]]:
+    """Return how the gradients change in the directions, and by how much each row's loss does.
+
+    With A, B, c the directions, T = A W^T + X B^T + c is how the scores change, and Q = H T with
+    the Hessian in the scores how their gradient G does. The derivative of <A, dX> + <B, dW> +
+    <c, db> in X is Q W + G B, in W it is Q^T X + G^T A, in b the sum of Q; in what multiplies a
+    row's loss from above it is <G, T>. Scores are computed again, some rows at a time.
+    """
+    scale = 1.0 / call.divisor if call.divisor else 0.0
+    per_row = np.broadcast_to(np.asarray(upstream, np.float64), len(call.features))
+    slopes, head = np.zeros(len(call.features)), call.head
+    each_row = call.bytes_per_row + len(call.weight) * 8 * HESSIAN_ARRAYS
+    step = call.step(each_row) if head.budget >= each_row else 1
+    layer = Layer(call.features, call.weight, call.bias, call.rows, step, wanted)
+    changes = np.empty((layer.step, len(call.weight)), layer.dtype)
+    total = replace(head.loss, reduction="sum")
+
+    def work(chunk: slice, scores: Array) -> NDArray[np.float64]:
+        rows = layer.select(chunk)
+        x, change = layer.features_of(chunk), changes[: len(scores)]
+        _change_of_scores(layer, chunk, x, directions, change)
+        weights = call.row_weight[rows] if call.row_weight.size else None
+        bent = hvp(total, scores, call.targets(rows), change, weights, None)
+        call.problem(rows, scores).run(scale, None, scores)
+        slopes[rows] = np.einsum("ij,ij->i", scores, change, dtype=np.float64)
+        above = per_row[rows][:, None].astype(layer.dtype)
+        scores *= above
+        bent *= above * scale
+        layer.take_back(chunk, x, bent)
+        _take_back_directions(layer, chunk, directions, scores)
+        return np.zeros(2)
+
+    if scale:
+        over_chunks(layer, work, back=False)
+    return layer.gradients, slopes
+
+
+def _change_of_scores(
+    layer: Layer, chunk: slice, x: Array, directions: Directions, out: Array
+) -> None:
+    """Store A W^T + X B^T + c in out."""
+    out[...] = 0 if directions.bias is None else directions.bias
+    if directions.features is not None:
+        layer.add_scores(converted(directions.features[layer.select(chunk)], layer.dtype), out)
+    if directions.weight is not None:
+        layer.add_scores(x, out, directions.weight)
+
+
+def _take_back_directions(layer: Layer, chunk: slice, directions: Directions, slope: Array) -> None:
+    """Add G B to the features' gradient, and G^T A to the weight's."""
+    found, rows = layer.gradients, layer.select(chunk)
+    if "features" in found and directions.weight is not None:
+        found["features"][rows] += layer.times_weight(slope, directions.weight)
+    if "weight" in found and directions.features is not None:
+        change = converted(directions.features[rows], layer.dtype)
+        multiply(slope.T, change, found["weight"], add=True)
+
+
+# Statistics -------------------------------------------------------------------------------------
+
+
+class Statistics(NamedTuple):
+    """What a head's scores say of each row; see `crossent.torch.head_statistics`."""
+
+    loss: Any
+    logsumexp: Any
+    entropy: Any
+    rank: Any
+
+
+def statistics(call: Call) -> Statistics:
+    """Return the losses, and of the scores logsumexp, entropy and rank of the target, per row."""
+    n, loss = len(call.features), call.head.loss
+    layer = call.layer(())
+    losses, lse, entropy, rank = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
+
+    def work(chunk: slice, scores: Array) -> NDArray[np.float64]:
+        rows = layer.select(chunk)
+        problem = call.problem(rows, scores)
+        y = problem.targets if problem.targets.ndim == 1 else problem.targets.argmax(axis=1)
+        found = np.empty(len(y)), np.empty(len(y)), np.empty(len(y)), np.empty(len(y), np.int64)
+        sum_over_rows(
+            lambda a, b, sums: kernels.row_statistics(
+                scores[a:b],
+                y[a:b],
+                loss.softcap or 0.0,
+                1.0 / loss.temperature,
+                *(array[a:b] for array in found[1:]),
+            ),
+            *scores.shape,
+        )
+        totals = problem.run(1.0, found[0], None)
+        for to, array in zip((losses, lse, entropy, rank), found, strict=True):
+            to[rows] = array
+        return totals
+
+    over_chunks(layer, work, back=False)
+    each = (array.astype(layer.dtype) for array in (losses, lse, entropy))
+    return Statistics(*(array.reshape(call.rows_shape) for array in (*each, rank)))

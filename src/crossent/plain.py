@@ -57,7 +57,9 @@ def _masses(loss: Any, problem: Problem) -> Float64:
     """Return the target mass of every class after smoothing and class weights, (N, C)."""
     classes = problem.logits.shape[1]
     y = problem.targets
-    c = reference.smooth(np.eye(classes)[y] if y.ndim == 1 else y, loss.label_smoothing)
+    if y.ndim == 1:  # not rows of an identity, which for many classes is larger than the scores
+        y = (y[:, None] == np.arange(classes)).astype(np.float64)
+    c = reference.smooth(y, loss.label_smoothing)
     return c * checks.per_output("class_weight", loss.class_weight, classes, "classes", 1.0)
 
 

@@ -19,6 +19,9 @@ from torch import Tensor
 from crossent import checks, losses, plain, torch_plain
 from crossent import numpy as on_arrays
 from crossent.sums import LossSums
+from crossent.torch_linear import HeadStatistics as HeadStatistics
+from crossent.torch_linear import LinearCrossEntropyLoss as LinearCrossEntropyLoss
+from crossent.torch_linear import head_statistics as head_statistics
 from crossent.torch_parallel import vocab_parallel_cross_entropy as vocab_parallel_cross_entropy
 from crossent.torch_tensors import (
     HALF_TYPES,
