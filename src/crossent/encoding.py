@@ -125,31 +125,33 @@ class TableEncoder:
                 f"the table has no column {', '.join(map(repr, missing))}, which the model needs; "
                 f"it has {', '.join(map(repr, table.column_names))}"
             )
-        numbers = self._numbers(table, row)
         words = [_positions(table[name], values) for name, values in self._words.items()]
         widths = list(map(len, self._words.values()))
-        columns = numbers.shape[1] + sum(widths)
+        columns = len(self._mean) + sum(widths)
         if words and 8 * (of_rows or table.num_rows) * columns > DENSE_BYTES:
+            numbers = self._put_numbers(table, np.empty((table.num_rows, len(self._mean))), row)
             return sparse.hstack([numbers, *map(_one_hot, words, widths)], format="csr")
         features = np.zeros((table.num_rows, columns))
-        features[:, : numbers.shape[1]] = numbers
-        for found, start in zip(words, np.cumsum([numbers.shape[1], *widths]), strict=False):
+        self._put_numbers(table, features[:, : len(self._mean)], row)
+        for found, start in zip(words, np.cumsum([len(self._mean), *widths]), strict=False):
             rows = np.flatnonzero(found >= 0)
             features[rows, start + found[rows]] = 1.0
         return features
 
-    def _numbers(self, table: pa.Table, row: Rows) -> Array:
-        """Return the features that are numbers, and flags of missing ones."""
-        names = self.record["numbers"]["names"]
-        values = np.empty((table.num_rows, len(self._mean)), order="F")
-        for j, name in enumerate(names):
-            values[:, j] = _numbers(name, table[name], row)
-        gaps = np.isnan(values[:, : len(names)])
-        values[:, len(names) :] = gaps[:, self._flagged]
-        np.copyto(values[:, : len(names)], self._fill, where=gaps)
-        values -= self._mean
-        values /= self._scale
-        return values
+    def _put_numbers(self, table: pa.Table, features: Array, row: Rows) -> Array:
+        """Write and return the features that are numbers, and the flags of missing ones."""
+        flag = len(self._fill)
+        for j, name in enumerate(self.record["numbers"]["names"]):
+            values = _numbers(name, table[name], row)
+            gaps = np.isnan(values)
+            features[:, j] = values - self._mean[j]
+            features[gaps, j] = self._fill[j] - self._mean[j]
+            if self._flagged[j]:
+                features[:, flag] = gaps
+                features[:, flag] -= self._mean[flag]
+                flag += 1
+        features /= self._scale
+        return features
 
 
 def _positions(column: pa.ChunkedArray, values: pa.Array) -> Array:

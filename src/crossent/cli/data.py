@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -318,10 +319,22 @@ class Encoded:
     encoder: TableEncoder
 
     def __iter__(self) -> Iterator[tuple[Any, Array]]:
-        for chunk in self.data.to_learn(self.batch_rows):
-            yield self.encoder.transform(chunk.columns, self.data.learnt, chunk.row), chunk.codes
+        return ahead(self._batch(chunk) for chunk in self.data.to_learn(self.batch_rows))
+
+    def _batch(self, chunk: Chunk) -> tuple[Any, Array]:
+        return self.encoder.transform(chunk.columns, self.data.learnt, chunk.row), chunk.codes
 
     @property
     def batch_rows(self) -> int:
         """Return how many rows to read at a time."""
         return max(LEAST_ROWS, BATCH_BYTES // (8 * len(self.encoder.feature_names)))
+
+
+def ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """Yield items, while a thread makes the next one."""
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="crossent-reader") as thread:
+        following = thread.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, items, end)
+            yield item
