@@ -1,5 +1,6 @@
 """The page's mathematics in JavaScript against reference.py, and against mpmath in the tails."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from importlib.resources import files
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page
 
+from cases import CASES, SIGMOID, Case, as_json
 from crossent import reference
 from lab_browser import chromium, watched_page
+from oracle import truth
 
 RELATIVE = 1e-12
 MATHS = (files("crossent.lab") / "maths.js").read_text(encoding="utf-8")
@@ -269,6 +272,53 @@ def test_finite_differences_confirm_the_fused_gradient(
         [maths.finiteDifferences((t) => maths.{error}(t, c), s), maths.{gradient}(s, c)])"""
     for numeric, fused in page.evaluate(call, PLAIN_LAYERS):
         np.testing.assert_allclose(numeric, fused, rtol=1e-7, atol=2e-9)
+
+
+# The table of cases that every front end is held to ----------------------------------------------
+
+FUNCTIONS = {
+    "cross_entropy": ("crossEntropy", "crossEntropyGradient"),
+    "softmax_binary_cross_entropy": ("twoTermCrossEntropy", "twoTermGradient"),
+    "binary_cross_entropy": ("binaryCrossEntropy", "binaryCrossEntropyGradient"),
+    "quadratic_cost": ("quadraticCost", "quadraticCostGradient"),
+}
+
+
+def is_for_the_page(case: Case) -> bool:
+    """Whether a case is of plain rows: no options, distributions over classes, finite scores."""
+    given = (case.options, case.sample_weight, case.normalizer, case.dtype, case.layout)
+    logits, targets, _ = case.arrays()
+    if given != ({}, None, None, "float64", "C") or logits.ndim != 2 or logits.shape[1] < 2:
+        return False
+    if not np.isfinite(logits).all() or np.ptp(logits, axis=1).max() > 700:
+        return False
+    index = targets.ndim == 1
+    return bool(
+        case.loss in SIGMOID or (targets.min() >= 0 if index else (targets.sum(1) == 1).all())
+    )
+
+
+@pytest.mark.parametrize("loss", FUNCTIONS)
+def test_the_shared_table_of_cases(page: Page, loss: str) -> None:
+    value, gradient = FUNCTIONS[loss]
+    cases = tuple(case for case in CASES if case.loss == loss and is_for_the_page(case))
+    assert len(cases) >= 7
+    call = f"""text => JSON.parse(text).map(({{ loss, logits, targets }}) => {{
+        const oneHot = (s, y) => (Array.isArray(y) ? y : s.map((_, j) => Number(j === y)));
+        const rows = {json.dumps(SIGMOID)}.includes(loss)
+            ? logits.flatMap((row, i) => row.map((z, j) => [z, targets[i][j]]))
+            : logits.map((s, i) => [s, oneHot(s, targets[i])]);
+        return [maths.{value}, maths.{gradient}].map((f) => rows.map((row) => f(...row)));
+    }})"""
+    for case, ours in zip(cases, page.evaluate(call, as_json(cases)), strict=True):
+        true = truth(loss, {"reduction": "none"}, case.logits, case.targets)
+        for found, exact, scale in (
+            (ours[0], true.value, true.larger_value),
+            (ours[1], true.gradient, true.larger_term),
+        ):
+            exact, scale = (np.ravel(each).astype(float) for each in (exact, scale))
+            error = np.abs(np.ravel(found) - exact)
+            assert (error <= RELATIVE * scale).all(), (str(case), error.max())
 
 
 # A neuron that is trained ------------------------------------------------------------------------

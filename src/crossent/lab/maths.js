@@ -32,7 +32,8 @@ const maths = (() => {
   };
 
   /** l_j = ln(p_j / (1 - p_j)): the score of each class against all the others together. */
-  const logOdds = (s) => s.map((score, j) => score - logsumexp(s.filter((_, i) => i !== j)));
+  const logOdds = (s) =>
+    s.map((score, j) => -logsumexp(s.filter((_, i) => i !== j).map((other) => other - score)));
 
   /** p_j = exp(s_j) / sum_k exp(s_k). */
   const softmax = (s) => logOdds(s).map(sigmoid);
