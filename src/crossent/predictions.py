@@ -298,14 +298,14 @@ class Classes:
     def keys_of(self, column: pa.Array, ignore_missing: bool) -> tuple[Array, int, Array]:
         """Return keys, low and codes as `Rows` has them."""
         if pa.types.is_signed_integer(column.type) and self._table and not column.null_count:
-            return np.array(column.to_numpy(), np.int64), *self._table
+            return writable(column.cast(pa.int64()).to_numpy()), *self._table
         missing = -(kernels.IGNORED if ignore_missing else kernels.MISSING)
         if not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
         names = column.dictionary.to_pylist()
         codes = [missing if _is_missing(name) else self._code(name) for name in names]
         keys = column.indices.cast(pa.int64()).fill_null(len(codes)).to_numpy()
-        return np.array(keys), 0, np.array([*codes, missing], np.int32)
+        return writable(keys), 0, np.array([*codes, missing], np.int32)
 
     def _code(self, label: object) -> int:
         return self._codes.get(self._name(label), -kernels.UNKNOWN)

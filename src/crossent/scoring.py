@@ -15,7 +15,7 @@ from crossent.threads import sum_over_rows
 
 Array = NDArray[Any]
 OUTPUTS = ("probabilities", "logits")
-PIECE = 1 << 20  # scores that are judged at a time
+PIECE = 1 << 21  # scores that are judged at a time
 LEAST_ROWS = 64  # in a piece, however many classes there are
 NO_WEIGHT = np.empty(0)
 NO_ADDRESS = np.empty(0, np.int64)

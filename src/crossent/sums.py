@@ -131,9 +131,10 @@ class ScoreSums:
         weight of right decisions; (top,): weight of the rows whose class is among the first k + 1;
         (8,): the Brier score, then rows by state: fine, of infinite loss, ignored, four errors.
         """
-        ends = np.cumsum([4 * self.classes, 3 * self.bins, self.top])
-        per_class, per_bin, hits, rest = np.split(self.values if values is None else values, ends)
-        return per_class.reshape(-1, 4), per_bin.reshape(-1, 3), hits, rest
+        flat = self.values if values is None else values
+        a, b = 4 * self.classes, 4 * self.classes + 3 * self.bins
+        c = b + self.top
+        return flat[:a].reshape(-1, 4), flat[a:b].reshape(-1, 3), flat[b:c], flat[c:]
 
     def __add__(self, other: ScoreSums) -> ScoreSums:
         """Return the sums over the rows of both."""

@@ -77,16 +77,18 @@ def score_rows(
     columns = rows.shape[1]
     lanes = min(max(TILE_SCORES // columns, LEAST_LANES), TILE)
     tile = scratch_like(rows, (columns + 4) * lanes).reshape(-1, lanes)
-    wide = np.zeros((9, lanes))
-    whole = np.zeros((5, lanes), np.int32)
+    wide = np.zeros((10, lanes))
+    small = np.zeros((5, lanes), np.int32)
     for j in range(tile.shape[0]):
         for i in range(lanes):
             tile[j, i] = 0
     work, narrow = borrowed(tile)[4:], borrowed(tile)
     own, greatest, least, partial = narrow[0], narrow[1], narrow[2], narrow[3]
-    double, integer = borrowed(wide), borrowed(whole)
+    double, integer = borrowed(wide), borrowed(small)
     loss, confidence, brier, weight = double[0], double[1], double[2], double[3]
-    total, squares, others, lost, right = double[4], double[5], double[6], double[7], double[8]
+    total, squares, right = double[4], double[5], double[6]
+    others, lost = double[7], double[8]  # of scores
+    whole, inverse = double[7], double[9]  # of probabilities
     code, target, rank, place, state = integer[0], integer[1], integer[2], integer[3], integer[4]
     for first in range(start, stop, lanes):
         last = min(first + lanes, stop)
@@ -105,9 +107,11 @@ def score_rows(
             judge_scores(total, others, squares, clip, loss, confidence, brier, state)
         else:
             survey(work, total, squares, greatest, least)
-            check_probabilities(total, greatest, least, renormalize, tolerance, state)
+            take_wholes(total, renormalize, whole, inverse)
+            bound = LARGEST if renormalize else 1.0
+            check_probabilities(total, greatest, least, inverse, bound, tolerance, state)
             judge_probabilities(
-                own, greatest, squares, total, renormalize, clip, loss, confidence, brier
+                own, greatest, squares, whole, inverse, clip, loss, confidence, brier
             )
         load_row_weight(row_weight, first, last, weight)
         if settle(code, weight, loss, confidence, brier, state):
@@ -127,7 +131,7 @@ def score_rows(
         enter_bins(place, weight, confidence, right, per_bin, last - first)
     keep(tile)
     keep(wide)
-    keep(whole)
+    keep(small)
 
 
 # What a tile holds ------------------------------------------------------------------------------
@@ -201,14 +205,22 @@ def survey(work: Any, total: Any, squares: Any, greatest: Any, least: Any) -> No
 
 
 @device
+def take_wholes(total: Any, renormalize: Any, whole: Any, inverse: Any) -> None:
+    """Store what the probabilities of a row are divided by, 1 unless renormalized; and 1 / that."""
+    for i in range(whole.size):
+        whole[i], inverse[i] = 1.0, 1.0
+    if renormalize:
+        for i in range(whole.size):
+            whole[i], inverse[i] = total[i], 1.0 / total[i]
+
+
+@device
 def check_probabilities(
-    total: Any, greatest: Any, least: Any, renormalize: Any, tolerance: Any, state: Any
+    total: Any, greatest: Any, least: Any, inverse: Any, bound: Any, tolerance: Any, state: Any
 ) -> None:
-    """Store FINE, OUTSIDE for an entry outside [0, 1], NOT_ONE for a row that sums to another."""
-    bound = select(renormalize, LARGEST, 1.0)
+    """Store FINE, OUTSIDE for an entry outside [0, bound], NOT_ONE for a row with another sum."""
     for i in range(state.size):
-        whole = select(renormalize, total[i], 1.0)
-        sums_to_one = magnitude(total[i] / whole - 1.0) <= tolerance
+        sums_to_one = magnitude(total[i] * inverse[i] - 1.0) <= tolerance
         inside = select(least[i] <= 0.0, greatest[i] <= bound, False)
         state[i] = select(inside, select(sums_to_one, I32(FINE), I32(NOT_ONE)), I32(OUTSIDE))
 
@@ -218,8 +230,8 @@ def judge_probabilities(
     own: Any,
     greatest: Any,
     squares: Any,
-    total: Any,
-    renormalize: Any,
+    whole: Any,
+    inverse: Any,
     clip: Any,
     loss: Any,
     confidence: Any,
@@ -231,17 +243,17 @@ def judge_probabilities(
     """
     overflows = 0
     for i in range(loss.size):
-        whole = select(renormalize, total[i], 1.0)
-        p = F64(own[i])
-        x = maximum(p, clip * whole)
-        loss[i] = log1p((whole - x) / x)
+        x = maximum(F64(own[i]), clip * whole[i])
+        loss[i] = log1p((whole[i] - x) / x)
         overflows += select(x > 0.0, loss[i] == np.inf, False)
-        confidence[i] = F64(greatest[i]) / whole
-        brier[i] = squares[i] / (whole * whole) - 2.0 * (p / whole) + 1.0
+    for i in range(loss.size):
+        confidence[i] = F64(greatest[i]) * inverse[i]
+        p = F64(own[i]) * inverse[i]
+        brier[i] = squares[i] * inverse[i] * inverse[i] - 2.0 * p + 1.0
     if overflows:
         for i in range(loss.size):
             if own[i] > 0.0 and loss[i] == np.inf:
-                loss[i] = math.log(total[i] if renormalize else 1.0) - math.log(F64(own[i]))
+                loss[i] = math.log(whole[i]) - math.log(F64(own[i]))
 
 
 # Scores -----------------------------------------------------------------------------------------
