@@ -193,7 +193,8 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         """Train on rows that come in batches, as many as there may be: what `fit` does with all.
 
         The loss and its gradient are sums over the rows, so a look at all of them is one pass
-        through the batches: one for each step of the search, and three before the first.
+        through the batches: one for each step of the search, and two before the first, or four
+        to standardise.
 
         Parameters
         ----------
