@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import crossent
+from benchmarks import scoring
 from benchmarks.limits import COPY, READ, copies, reads
 from benchmarks.measure import Call, Case, Prepare, Target
 from benchmarks.peers import Work, peers
@@ -390,6 +391,7 @@ def _table() -> Iterator[tuple[str, Make]]:
     yield "losses_65536x1000", _losses
     yield "one_row", _one_row
     yield "growth", _growth
+    yield from scoring.table()
 
 
 def _half(name: str, rows: int, classes: int, quick: bool) -> Case:
