@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import crossent
-from benchmarks import scoring
+from benchmarks import head, scoring
 from benchmarks.limits import COPY, READ, copies, reads
 from benchmarks.measure import Call, Case, Prepare, Target
 from benchmarks.peers import Work, peers
@@ -392,6 +392,7 @@ def _table() -> Iterator[tuple[str, Make]]:
     yield "one_row", _one_row
     yield "growth", _growth
     yield from scoring.table()
+    yield from head.table()
 
 
 def _half(name: str, rows: int, classes: int, quick: bool) -> Case:
@@ -416,4 +417,5 @@ WITH_MEMORY = {
     "float64_65536x1000",
     "bfloat16_65536x1000",
     "dense_65536x1000",
+    "head_4096x768x32768",
 }
