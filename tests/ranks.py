@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+import crossent
 from cases import CASES
 from crossent.torch import vocab_parallel_cross_entropy
 from torch_cases import LAYOUTS, tensors
@@ -187,6 +188,96 @@ SITUATIONS = _situations()
 
 
 @task
+def heads(rank: int, size: int) -> dict[str, Any]:
+    """Compute linear heads; `HEADS` says what they should be."""
+    return {name: _head(rank, size, *head) for name, head in HEADS.items()}
+
+
+def _head(
+    rank: int, size: int, features: Tensor, weight: Tensor, bias: Any, y: Any, call: dict[str, Any]
+) -> tuple[Tensor, ...]:
+    """Return the loss, and the gradients in the features and in this rank's weight and bias."""
+    call, at = dict(call), head_cuts(len(weight), size)
+    upstream, frozen = call.pop("upstream", None), call.pop("frozen", ())
+    if isinstance(y, Tensor) and y.is_floating_point():
+        y = shard(y, -1, rank, at)
+    given = features.clone(), shard(weight, 0, rank, at), shard(bias, 0, rank, at)
+    leaves = [t.requires_grad_(name not in frozen) for name, t in zip(NAMES, given, strict=True)]
+    before = [t.detach().clone() for t in leaves]
+    value = crossent.linear_cross_entropy(
+        leaves[0], leaves[1], y, bias=leaves[2], group=dist.group.WORLD, **call
+    )
+    value.backward(torch.ones_like(value) if upstream is None else upstream)
+    assert all(map(torch.equal, leaves, before)), "inputs are never written"
+    return value.detach(), *(leaf.grad for leaf in leaves)
+
+
+NAMES = ("features", "weight", "bias")
+
+
+def head_cuts(classes: int, size: int) -> list[int]:
+    """Return where shards of a head begin and end: uneven, none empty."""
+    return [0, *(i * (classes // size) - 1 for i in range(1, size)), classes]
+
+
+def _heads() -> dict[str, tuple[Tensor, Tensor, Tensor, Any, dict[str, Any]]]:
+    x, w, b = example(3, 5, 4) / 3, example(12, 4, seed=1), example(12, seed=2)
+    y = labels(15, 12).reshape(3, 5)
+    y[0, 1] = y[2, 2] = -100
+    soft = torch.softmax(example(3, 5, 12, seed=3), -1)
+    indices = example(3, 5, 12, seed=4).argsort(-1)[..., :3]
+    pair = (indices, soft[..., :3])
+    options = {
+        "class_weight": [0.5 + j for j in range(12)],
+        "label_smoothing": 0.2,
+        "z_loss": 0.1,
+        "softcap": 5.0,
+        "temperature": 0.7,
+    }
+    few = {"memory_budget": 12 * 8 * 4}
+    weighted = {"sample_weight": torch.arange(15.0).reshape(3, 5), **few}
+    each = {"reduction": "none", "upstream": example(3, 5, seed=6), **few}
+    found: dict[str, tuple[Tensor, Tensor, Tensor, Any, dict[str, Any]]] = {
+        "indices": (x, w, b, y, {}),
+        "a few rows at a time": (x, w, b, y, few),
+        "every option": (x, w, b, y, {**options, **few}),
+        "probabilities": (x, w, b, soft, {**options, **few}),
+        "pairs": (x, w, b, pair, {"memory_budget": "1kB"}),
+        "pairs, every option": (x, w, b, pair, {**options, "memory_budget": "1kB"}),
+        "weights of rows": (x, w, b, y, weighted),
+        "pairs, weights of rows": (x, w, b, pair, {**weighted, "memory_budget": "1kB"}),
+        "each row its upstream": (x, w, b, y, {**each}),
+        "each row its upstream, every option": (x, w, b, soft, {**each, **options}),
+        "upstream of one half": (x, w, b, y, {"upstream": torch.tensor(0.5).double()}),
+        "normalizer": (x, w, b, y, {"normalizer": 7.0}),
+        "batchmean": (x, w, b, soft, {"reduction": "batchmean"}),
+        "sum": (x, w, b, y, {"reduction": "sum"}),
+        "features frozen": (x, w, b, y, {"frozen": ("features",)}),
+        "weight frozen": (x, w, b, y, {"frozen": ("weight", "bias"), **few}),
+        "all ignored": (x, w, b, torch.full_like(y, -100), {}),
+    }
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        narrow = (x.to(dtype), w.to(dtype), b.to(dtype))
+        found[str(dtype)] = (*narrow, y, few)
+        found[f"{dtype}, each row its upstream"] = (*narrow, y, {**each, **options})
+    return found
+
+
+HEADS = _heads()
+
+
+@task
+def head_mistakes(rank: int, size: int) -> dict[str, Any]:
+    """Return what every rank raises if one or all of them call a head wrongly."""
+    found = {}
+    for name, change in HEAD_MISTAKES.items():
+        own = {"features": example(4, 3), "weight": example(5, 3), "targets": labels(4, 10)}
+        call = {**own, "group": dist.group.WORLD, **change(rank)}
+        found[name] = _sentence(lambda call=call: crossent.linear_cross_entropy(**call))
+    return found
+
+
+@task
 def mistakes(rank: int, size: int) -> dict[str, Any]:
     """Return what every rank raises if one or all of them are called wrongly."""
     return {name: _raised(rank, size, change) for name, change in MISTAKES.items()}
@@ -194,8 +285,12 @@ def mistakes(rank: int, size: int) -> dict[str, Any]:
 
 def _raised(rank: int, size: int, change: Callable[[int], dict[str, Any]]) -> tuple[str, str]:
     own = {"local_logits": example(4, 3), "targets": torch.tensor([0, -100, 2, 3])}
+    return _sentence(lambda: vocab_parallel_cross_entropy(**{**own, **change(rank)}))
+
+
+def _sentence(call: Callable[[], Any]) -> tuple[str, str]:
     try:
-        vocab_parallel_cross_entropy(**{**own, **change(rank)})
+        call()
     except (ValueError, TypeError) as error:
         return type(error).__name__, str(error)
     return "", "nothing was raised"
@@ -235,6 +330,24 @@ MISTAKES: dict[str, Callable[[int], dict[str, Any]]] = {
     "a normalizer for a sum": last(normalizer=2.0, reduction="sum"),
     "a single number": every(local_logits=torch.tensor(1.0), targets=torch.tensor(0)),
     "no classes at all": every(local_logits=torch.ones(4, 0)),
+}
+
+
+PAIR = (torch.tensor([[0, 1]] * 4), torch.full((4, 2), 0.5))
+HEAD_MISTAKES: dict[str, Callable[[int], dict[str, Any]]] = {
+    "no tensor": last(features=[[1.0, 2.0, 3.0]]),
+    "other features": last(features=example(4, 3, seed=9)),
+    "a weight of another width": last(weight=example(5, 4)),
+    "a weight of another type": last(weight=example(5, 3, dtype=torch.float32)),
+    "a bias of another width": last(bias=example(4)),
+    "a budget below one row": every(memory_budget=39),
+    "another budget": last(memory_budget=80000),
+    "a filter": every(filter_tolerance=0.1),
+    "features that alone want a gradient": last(features=example(4, 3).requires_grad_()),
+    "a class beyond all": every(targets=torch.tensor([0, 1, 99, 2])),
+    "a pair beyond all": every(targets=(PAIR[0] + 50, PAIR[1])),
+    "other pairs": last(targets=(PAIR[0] + 1, PAIR[1])),
+    "probabilities that want a gradient": last(targets=(PAIR[0], PAIR[1].clone().requires_grad_())),
 }
 
 

@@ -133,6 +133,7 @@ LAYERS = (
     (
         "torch",
         "torch_parallel",
+        "torch_parallel_linear",
         "jax",
         "layer",
         "labels",
@@ -149,13 +150,14 @@ RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in module
 # A loss finds the front end of an array when one comes; torch.py also has torch's modules, above.
 LATE = {
     *(("losses", name) for name in ("torch", "jax")),
-    *(("linear", name) for name in ("linear_numpy", "torch_linear")),
+    *(("linear", name) for name in ("linear_numpy", "torch_linear", "torch_parallel_linear")),
 }
 AT_HOME = {  # who may import a package that is not there for everyone
     "torch": {
         "torch",
         "torch_plain",
         "torch_parallel",
+        "torch_parallel_linear",
         "torch_linear",
         "torch_tensors",
         "distributed",

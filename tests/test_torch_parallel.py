@@ -19,7 +19,7 @@ import oracle
 from cases import Case
 from crossent import torch_parallel
 from crossent.torch import vocab_parallel_cross_entropy
-from ranks import MISTAKES, SITUATIONS, TABLE, answers, cuts, example, labels
+from ranks import HEAD_MISTAKES, HEADS, MISTAKES, SITUATIONS, TABLE, answers, cuts, example, labels
 from torch_cases import array, tensor
 
 SIZES = (2, 3)
@@ -78,6 +78,34 @@ def test_situations_are_as_in_one_process(name: str, found: Answers) -> None:
     torch.testing.assert_close(value, known.detach(), rtol=wide, atol=0)
     assert z.grad is not None
     torch.testing.assert_close(slope, z.grad, rtol=rtol, atol=rtol * 1e-3)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_are_as_in_one_process(name: str, found: Answers) -> None:
+    features, weight, bias, y, call = HEADS[name]
+    call, frozen = {**call, "memory_budget": "1MB"}, call.get("frozen", ())
+    upstream, _ = call.pop("upstream", None), call.pop("frozen", None)
+    leaves = [t.clone().double().requires_grad_() for t in (features, weight, bias)]
+    known = crossent.linear_cross_entropy(leaves[0], leaves[1], y, bias=leaves[2], **call)
+    known.backward(torch.ones_like(known) if upstream is None else upstream)
+    parts = of(found, "heads", name)
+    value, of_features, *_ = parts[0]
+    of_weight, of_bias = (
+        None if "weight" in frozen else torch.cat([part[i] for part in parts]) for i in (2, 3)
+    )
+    for part in parts:
+        assert torch.equal(part[0], value)
+        assert "features" in frozen or torch.equal(part[1], of_features)
+    narrow = {torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float32: 1e-5, torch.float64: 1e-12}
+    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    assert value.dtype == wide
+    torch.testing.assert_close(value.double(), known.detach(), rtol=1e-5, atol=1e-5)
+    for slope, leaf in zip((of_features, of_weight, of_bias), leaves, strict=True):
+        if slope is not None:
+            assert slope.dtype == features.dtype
+            rtol = narrow[features.dtype]
+            torch.testing.assert_close(slope.double(), leaf.grad, rtol=rtol, atol=rtol)
+    assert (of_features is None, of_weight is None) == ("features" in frozen, "weight" in frozen)
 
 
 def test_smoothing_spreads_over_the_classes_of_all_ranks(found: Answers) -> None:
@@ -158,7 +186,7 @@ SENTENCES = {
     "class weights of a shard": "class_weight has 3 entries, but there are {classes} classes",
     "a negative weight": "sample_weight[2] is -1.0; a weight must be finite, >= 0",
     "targets that want a gradient": (
-        "rank 1 of the group: targets requires a gradient, but only scores have one here; detach it"
+        "rank 1 of the group: targets requires a gradient, but over a group it has none; detach it"
     ),
     "an option that is not there": "rank 1 of the group: CrossEntropy.__init__() got an unexpected",
     "a normalizer for a sum": "rank 1 of the group: normalizer is given, but reduction='sum'",
@@ -181,6 +209,40 @@ def test_a_mistake_is_one_sentence_on_every_rank(name: str, found: Answers) -> N
 def test_the_example_runs() -> None:
     result = doctest.testmod(torch_parallel)
     assert (result.failed, result.attempted > 0) == (0, True)
+
+
+HEAD_SENTENCES = {
+    "no tensor": "rank 1 of the group: features is a list; over a group it is a tensor",
+    "other features": "features is [4, 3] of checksum",
+    "a weight of another width": (
+        "rank 1 of the group: weight has shape (5, 4), but features has shape (4, 3); it must"
+    ),
+    "a weight of another type": (
+        "rank 1 of the group: weight has dtype float32, but features has dtype float64; both must"
+    ),
+    "a bias of another width": "rank 1 of the group: bias has shape (4,); it must have shape (5,)",
+    "a budget below one row": "memory_budget is 39 bytes, but one row needs 40; it must be at",
+    "another budget": "memory_budget=80000",
+    "a filter": "filter_tolerance is 0.1, but over a group gradients are exact; leave it out",
+    "features that alone want a gradient": (
+        "the wish for a gradient of features is False on rank 0 of the group, but True on rank 1"
+    ),
+    "a class beyond all": "targets[2] is 99; a class index must be in [0, {last}] or the ignore",
+    "a pair beyond all": "indices of targets[0, 0] is 50; it must be in [0, {last}]",
+    "other pairs": "targets is [4] of checksum",
+    "probabilities that want a gradient": (
+        "rank 1 of the group: probabilities of targets requires a gradient, but over a group it has"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEAD_MISTAKES)
+def test_a_mistake_of_a_head_is_one_sentence_on_every_rank(name: str, found: Answers) -> None:
+    raised = of(found, "head_mistakes", name)
+    assert len(set(raised)) == 1
+    assert HEAD_SENTENCES[name].format(last=5 * len(found) - 1) in raised[0][1]
+    types = ("no tensor", "a weight of another type")
+    assert raised[0][0] == ("TypeError" if name in types else "ValueError")
 
 
 def test_without_a_group() -> None:

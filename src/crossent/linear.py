@@ -200,15 +200,24 @@ def linear_cross_entropy(
     bias: Any = None,
     sample_weight: Any = None,
     normalizer: float | None = None,
+    group: Any = None,
     **options: Any,
 ) -> Any:
     """Return `LinearCrossEntropy(**options)(features, weight, targets, bias, ...)`.
 
     The cross-entropy of the scores features @ weight.T + bias, without ever holding all of them.
+    With a torch.distributed `group`, weight and bias (and probabilities over all classes) are those
+    of this process's classes, and the loss that of all: see docs/parallel.md.
 
     >>> import crossent
     >>> print(f"{crossent.linear_cross_entropy([[1.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]], [1]):.4f}")
     0.3133
     """
+    if group is not None:
+        import crossent.torch_parallel_linear as over_group
+
+        return over_group.value(
+            options, features, weight, targets, bias, sample_weight, normalizer, group
+        )
     head = LinearCrossEntropy(**options)
     return head(features, weight, targets, bias, sample_weight, normalizer)

@@ -103,11 +103,11 @@ def vocab_parallel_cross_entropy(
 
     def call() -> Call:
         loss = CrossEntropy(**options)
-        return _checked(loss, local_logits, targets, sample_weight, normalizer)
+        return checked(loss, local_logits, targets, sample_weight, normalizer)
 
     own, all_calls = agree(call, group, local_logits)
-    shard = Shard(group, dist.get_rank(group), tuple(each["width"] for each in all_calls))
-    value: Tensor = _Loss.apply(local_logits, own, _part(own, shard))  # type: ignore[no-untyped-call]
+    shard = Shard.among(all_calls, group)
+    value: Tensor = _Loss.apply(local_logits, own, part_of(own, shard))  # type: ignore[no-untyped-call]
     return value
 
 
@@ -136,38 +136,42 @@ class Call:
             "the shape of the rows": rows,
             "the dtype of the scores": str(self.logits.dtype),
             "loss": repr(replace(self.loss, class_weight=None)),
-            "class_weight": class_weight and _print(torch.tensor(class_weight)),
-            "targets": "probabilities" if soft else _print(self.targets.to(torch.int64)),
-            "sample_weight": None if self.sample_weight is None else _print(self.sample_weight),
+            "class_weight": class_weight and checksum(torch.tensor(class_weight)),
+            "targets": "probabilities" if soft else checksum(self.targets.to(torch.int64)),
+            "sample_weight": None if self.sample_weight is None else checksum(self.sample_weight),
             "normalizer": self.normalizer,
         }
 
 
-def _print(tensor: Tensor) -> str:
+def checksum(tensor: Tensor) -> str:
     """Return what tells a tensor from others."""
     memory = tensor.detach().double().cpu() if tensor.is_floating_point() else tensor.cpu()
     return f"{list(tensor.shape)} of checksum {zlib.crc32(memory.numpy().tobytes()):08x}"
 
 
-def _checked(
+def checked(
     loss: CrossEntropy, logits: Any, targets: Any, sample_weight: Any, normalizer: Any
 ) -> Call:
+    """Check what this rank was called with, as far as it can tell alone."""
     if not isinstance(logits, Tensor):
         raise TypeError(f"local_logits is a {type(logits).__name__}; it must be a tensor")
     torch_plain.check_logits(logits, None)
     axis = checks.axis(loss.axis, logits.ndim)
     y, w = beside(logits, targets, sample_weight)
-    for name, given in (("targets", y), ("sample_weight", w)):
-        if given is not None and given.requires_grad:
-            raise ValueError(
-                f"{name} requires a gradient, but only scores have one here; detach it"
-            )
+    refuse_gradient("targets", y)
+    refuse_gradient("sample_weight", w)
     normalizer = checks.normalizer(normalizer, loss.reduction)
     if torch_plain._are_probabilities(y, logits):
         checks.targets(torch_plain._stand_in(y, 0), tuple(logits.shape), axis)
         if logits.shape[axis]:
             torch_plain.check(loss, logits, y, w, None)
     return Call(loss, logits, y, w, normalizer, axis)
+
+
+def refuse_gradient(name: str, tensor: Tensor | None) -> None:
+    """Raise if a gradient is wanted where a loss over a group has none."""
+    if tensor is not None and tensor.requires_grad:
+        raise ValueError(f"{name} requires a gradient, but over a group it has none; detach it")
 
 
 def agree(prepare: Callable[[], Any], group: Any, like: Any) -> tuple[Any, list[dict[str, Any]]]:
@@ -206,20 +210,25 @@ def _be_member(group: Any) -> None:
 
 def _exchange_texts(mine: dict[str, Any], group: Any, like: Any) -> list[dict[str, Any]]:
     """Return what every rank says, in one collective of a fixed size."""
-    on_gpu = isinstance(like, Tensor) and like.is_cuda
-    device = like.device if on_gpu else "cuda" if dist.get_backend(group) == "nccl" else "cpu"
-    text = json.dumps(mine).encode().ljust(TEXT)
-    texts = exchange(torch.frombuffer(bytearray(text), dtype=torch.uint8).to(device), group)
+    text = torch.frombuffer(bytearray(json.dumps(mine).encode().ljust(TEXT)), dtype=torch.uint8)
+    texts = exchange(text.to(like.device) if isinstance(like, Tensor) else text, group)
     return [json.loads(bytes(each)) for each in texts.cpu().numpy()]
 
 
 def exchange(tensor: Tensor, group: Any) -> Tensor:
     """Return the tensors of all ranks, stacked."""
-    place = torch.device("cpu") if dist.get_backend(group) == "gloo" else tensor.device
-    sent = tensor.to(place).contiguous()
+    sent = tensor.to(_place(tensor, group)).contiguous()
     found = sent.new_empty((dist.get_world_size(group), *sent.shape))
     dist.all_gather(list(found.unbind()), sent, group=group)
     return found.to(tensor.device)
+
+
+def _place(tensor: Tensor, group: Any) -> torch.device:
+    """Return the device on which a group can exchange a tensor."""
+    backend = dist.get_backend(group)
+    if backend == "gloo":
+        return torch.device("cpu")
+    return torch.device("cuda") if backend == "nccl" and not tensor.is_cuda else tensor.device
 
 
 # A rank's part ------------------------------------------------------------------------------------
@@ -232,6 +241,11 @@ class Shard:
     group: Any
     rank: int
     widths: tuple[int, ...]
+
+    @classmethod
+    def among(cls, told: list[dict[str, Any]], group: Any) -> Shard:
+        """Return the shard of this rank, from what all ranks told."""
+        return cls(group, dist.get_rank(group), tuple(each["width"] for each in told))
 
     @property
     def classes(self) -> int:
@@ -286,6 +300,10 @@ class Part:
         """Whether a class index means that one class alone, on the scores as they are."""
         return not self.is_soft and self.loss.is_plain
 
+    def of(self, rows: Tensor) -> Part:
+        """Return the part of some rows."""
+        return replace(self, y=self.y[rows], weight=self.weight[rows])
+
     def blocks(self) -> Iterator[slice]:
         """Yield rows whose scores stay in the cache while something is made of them."""
         size = BLOCK if self.y.device.type == "cpu" else GPU_BLOCK
@@ -294,7 +312,7 @@ class Part:
             yield slice(start, start + step)
 
 
-def _part(call: Call, shard: Shard) -> Part:
+def part_of(call: Call, shard: Shard) -> Part:
     """Check what takes the number of all classes, and return the call as it is computed."""
     loss, y, w = call.loss, call.targets, call.sample_weight
     each = checks.per_output("class_weight", loss.class_weight, shard.classes, "classes", 1.0)
@@ -492,13 +510,17 @@ def _finished(
 # The loss -----------------------------------------------------------------------------------------
 
 
-def divide_by(part: Part, row: Sums, normalizer: float | None) -> Tensor:
-    """Return what the sum is divided by."""
-    if normalizer is not None:
-        return part.weight.new_tensor(normalizer)
-    if part.loss.reduction == "mean":
-        return row.mass.sum()
-    return part.weight.sum() if part.loss.reduction == "batchmean" else part.weight.new_ones(())
+def reduced(part: Part, losses: Tensor, mass: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """Return the reduced loss, or the losses for "none", and what the sum was divided by."""
+    dtype = torch_plain.computed_in(call.logits)
+    if part.loss.reduction == "none":
+        shape = list(call.logits.shape)
+        del shape[call.axis]
+        return losses.reshape(shape).to(dtype), losses.new_ones(())
+    divisor = losses.new_tensor(call.normalizer or 1.0)
+    if call.normalizer is None and part.loss.reduction != "sum":
+        divisor = (mass if part.loss.reduction == "mean" else part.weight).sum()
+    return torch.where(divisor == 0, 0.0, losses.sum() / divisor).to(dtype), divisor
 
 
 def gradient(part: Part, logits: Tensor, rows: slice, row: Sums, factor: Tensor) -> Tensor:
@@ -534,17 +556,10 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, call: Call, part: Part) -> Tensor:
         row = sums(part, _rows(logits, call.axis))
-        losses = row.losses + row.penalties
-        divisor = divide_by(part, row, call.normalizer)
+        value, ctx.divisor = reduced(part, row.losses + row.penalties, row.mass, call)
         ctx.save_for_backward(logits)
-        ctx.axis, ctx.part, ctx.row, ctx.divisor = call.axis, part, row, divisor
-        if part.loss.reduction == "none":
-            shape = list(logits.shape)
-            del shape[call.axis]
-            losses = losses.reshape(shape)
-        else:
-            losses = torch.where(divisor == 0, 0.0, losses.sum() / divisor)
-        return losses.to(torch_plain.computed_in(logits))
+        ctx.axis, ctx.part, ctx.row = call.axis, part, row
+        return value
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
