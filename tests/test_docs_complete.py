@@ -65,13 +65,18 @@ def test_every_option_of_the_classifier_is_in_its_docstring():
 # Numbers ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["math.md", "recipes.md", "tutorial.md"])
+MEASURED = {"accuracy.md", "performance.md", "kernels.md", "design.md"}  # on some machine
+ELSEWHERE = {"lab.md"}  # tests/test_lab_page.py holds them to the page
+HELD = sorted({path.name for path in DOCS.glob("*.md")} - MEASURED - ELSEWHERE)
+
+
+@pytest.mark.parametrize("name", ["../README.md", *HELD])
 def test_every_number_in_the_text_stands_in_a_block_that_runs(name):
-    page = read(name)
+    page = re.sub(r"<!-- \S.*: begin -->.*?<!-- \S.*: end -->", "", read(name), flags=re.DOTALL)
     blocks = " ".join(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S))
     text = re.sub(r"^(```.*?^```|\|[^\n]*|    [^\n]*)", "", page, flags=re.M | re.S)
     numbers = set(re.findall(r"(?<!Python )\b\d+\.\d{2,}(?:e-?\d+)?", text))
-    assert numbers or name == "recipes.md"
+    assert numbers or name not in ("math.md", "tutorial.md")
     assert [number for number in sorted(numbers) if number not in blocks] == []
 
 
