@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -262,6 +264,21 @@ def test_inputs_are_not_written_and_may_be_read_only() -> None:
         y.flags.writeable = False
         score_batches([(rows, y)], outputs)
         np.testing.assert_array_equal(rows, before)
+
+
+def test_memory_of_a_batch_is_free_once_it_is_judged() -> None:
+    z, _, y = draw(300, 5)
+    for part in (z, y):
+        part.flags.writeable = False  # as pyarrow gives them
+    gone = [weakref.ref(z), weakref.ref(y)]
+    gc.disable()  # nothing may wait for the collector of cycles
+    try:
+        score_batches([(z, y)], "logits")
+        crossent.cross_entropy(z, y)
+        del z, y, part
+        assert [each() for each in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 # Errors -----------------------------------------------------------------------------------------

@@ -195,8 +195,15 @@ def writable(array: Array) -> Array:
         return array
     raw = array.view(f"u{array.dtype.itemsize}")  # a name that every type's memory goes by
     interface = dict(raw.__array_interface__, data=(raw.__array_interface__["data"][0], False))
-    holder = type("Memory", (), {"__array_interface__": interface, "owner": array})()
-    return np.asarray(holder).view(array.dtype)
+    return np.asarray(_Memory(array, interface)).view(array.dtype)
+
+
+class _Memory:
+    """Memory of an array, under another interface to it."""
+
+    def __init__(self, owner: Array, interface: dict[str, Any]) -> None:
+        self.owner = owner
+        self.__array_interface__ = interface
 
 
 def _working_gradient(problem: Problem, out: Array) -> Array:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def reading(parts: Sequence[Part]) -> Iterator[Callable[[Batch], None]]:
+def reading(parts: Sequence[Part], shown: bool = True) -> Iterator[Callable[[Batch], None]]:
     """Give what is to be called with each batch of these parts once it is done with."""
-    if not sys.stderr.isatty():
+    if not (shown and sys.stderr.isatty()):
         yield lambda batch: None
         return
     from rich.console import Console

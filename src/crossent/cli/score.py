@@ -99,16 +99,22 @@ def score(
             ignore_missing,
         )
         scored = _score(parts, predictions, rule, ranks)
-        if report is not None and ranks.rank == 0:
-            from crossent.cli.score_report import write_report
+        if ranks.rank == 0:
+            _tell(scored, as_json, report)
 
-            write_report(report, scored)
-        if as_json:
-            click.echo(json.dumps(scored.as_json(), indent=1, allow_nan=False))
-        else:
-            _print(scored)
-            if report is not None:
-                click.echo(f"\nWrote {report}. Open it in any browser.")
+
+def _tell(scored: Scored, as_json: bool, report: Path | None) -> None:
+    """Write the report, and print what came out."""
+    if report is not None:
+        from crossent.cli.score_report import write_report
+
+        write_report(report, scored)
+    if as_json:
+        click.echo(json.dumps(scored.as_json(), indent=1, allow_nan=False))
+        return
+    _print(scored)
+    if report is not None:
+        click.echo(f"\nWrote {report}. Open it in any browser.")
 
 
 @dataclass(frozen=True)
@@ -226,7 +232,7 @@ def _score(parts: list[Part], predictions: Predictions, rule: Scoring, ranks: Al
 
     began = time.perf_counter()
     own = shared(parts, ranks)
-    with reading(own) as watch:
+    with reading(own, shown=ranks.rank == 0) as watch:
         sums: ScoreSums = ranks.scan(score_parts(own, predictions, rule, watch))[1]
     seconds = time.perf_counter() - began
     if not sums.rows:
