@@ -7,6 +7,7 @@ to run over them, and what the reductions divide by.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from crossent.threads import sum_over_rows
 Array = NDArray[Any]
 Kernel = Callable[[int, int, float, Any, Any, Array], object]
 NO_ROW = np.empty(0)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Problem:
     targets: Array
     weights: Array
 
-    def run(self, scale: float, losses: Any, gradient: Any) -> NDArray[np.float64]:
+    def run(self, scale: float, losses: Any, gradient: Any) -> tuple[float, float]:
         """Run the kernel over all rows and return its sums: losses and z-losses."""
         slopes = bits(np.empty((0, 0), self.logits.dtype) if gradient is None else gradient)
 
@@ -73,8 +75,8 @@ class Problem:
             self.kernel(start, stop, scale, part, out, sums)
 
         rows, classes = self.logits.shape
-        totals = sum_over_rows(work, rows, classes, width=4)
-        return totals[:2] + totals[2:]  # the kernels keep what rounding loses apart
+        loss, z_loss, *lost = sum_over_rows(work, rows, classes, width=4).tolist()
+        return loss + lost[0], z_loss + lost[1]  # the kernels keep what rounding loses apart
 
 
 # What the losses ask for ------------------------------------------------------------------------
@@ -110,8 +112,8 @@ def sums(loss: Any, logits: Any, targets: Any, sample_weight: Any) -> LossSums:
     totals = problem.run(1.0, None, None)
     rows, correct = _decisions(loss, problem)
     return LossSums(
-        sum=float(totals[0]),
-        z_loss=float(totals[1]),
+        sum=totals[0],
+        z_loss=totals[1],
         weight=problem.weight,
         samples=problem.samples,
         rows=rows,
@@ -148,10 +150,15 @@ def _evaluate(
     totals = problem.run(upstream / divisor, losses, gradient)
     if out is not None:
         _store_gradient(problem, gradient, out)
+    if losses is None:
+        return _rounded((totals[0] + totals[1]) / divisor, dtype)
     with np.errstate(over="ignore"):  # a loss beyond float32 is inf
-        if losses is not None:
-            return losses.astype(dtype).reshape(problem.losses_shape)[()]
-        return dtype(totals.sum() / divisor)
+        return losses.astype(dtype).reshape(problem.losses_shape)[()]
+
+
+def _rounded(value: float, dtype: Any) -> Any:
+    """Return a loss in its type; beyond float32 it is inf, without a warning."""
+    return dtype(math.inf if dtype is np.float32 and value > FLOAT32_MAX else value)
 
 
 def _new_losses(problem: Problem) -> Array:
@@ -185,7 +192,7 @@ def bits(array: Array) -> Array:
 
 def _rows(array: Array, axis: int) -> Array:
     """Return the array as (N, C), classes last and contiguous, copied only if need be."""
-    moved = np.moveaxis(array, axis, -1) if array.ndim > 1 else array
+    moved = array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
     return _writable(np.ascontiguousarray(moved.reshape(-1, array.shape[axis])))
 
 
@@ -209,15 +216,15 @@ def _working_gradient(problem: Problem, out: Array) -> Array:
 
 def _overwrites(problem: Problem, out: Array) -> bool:
     """Return whether writing a row of out may change what a later row is computed from."""
-    in_place = out.ctypes.data == problem.logits.ctypes.data
-    inputs = [problem.targets, problem.weights] + [problem.logits] * (not in_place)
-    return any(np.may_share_memory(out, array) for array in inputs)
+    if np.may_share_memory(out, problem.logits) and out.ctypes.data != problem.logits.ctypes.data:
+        return True
+    return np.may_share_memory(out, problem.targets) or np.may_share_memory(out, problem.weights)
 
 
 def _store_gradient(problem: Problem, gradient: Any, out: Array) -> None:
     if np.may_share_memory(gradient, out):
         return
-    moved = np.moveaxis(out, problem.axis, -1) if out.ndim > 1 else out
+    moved = out if out.ndim < 2 else np.moveaxis(out, problem.axis, -1)
     moved[...] = gradient.reshape(moved.shape)
 
 
@@ -359,7 +366,7 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     sample_shape = logits.shape[:-1] if logits.ndim > 1 else logits.shape
     weights = checks.sample_weight(sample_weight, sample_shape, logits.shape)
     outputs = logits.shape[-1] if logits.ndim > 1 else 1
-    z, y = _outputs(logits, outputs), _outputs(targets.astype(result_type(targets.dtype)), outputs)
+    z, y = _outputs(logits, outputs), _outputs(_as_computed(targets), outputs)
     per_output = weights is not None and weights.shape == logits.shape
     rows = NO_ROW if weights is None else _outputs(weights, outputs if per_output else 1)
     _scan_outputs(y, targets, weights)
@@ -368,10 +375,15 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
         pos_weight = checks.per_output("pos_weight", loss.pos_weight, outputs, "outputs")
         pos_weight = pos_weight if pos_weight.size else np.ones(outputs)
     weight, samples = _sigmoid_divisors(z, rows)
-    ignored = int((rows == 0).sum()) * (outputs if rows.shape[-1:] == (1,) else 1)
+    ignored = int((rows == 0).sum()) * z.size // max(rows.size, 1) if rows.size else 0
     kernel = _sigmoid_kernel(z, y, pos_weight, rows, loss.label_smoothing)
     axis = max(logits.ndim - 1, 0)
     return Problem(z, kernel, logits.shape, False, weight, samples, ignored, axis, y, rows)
+
+
+def _as_computed(targets: Array) -> Array:
+    """Return sigmoid targets as float32 or float64, copied only if need be."""
+    return targets.astype(result_type(targets.dtype), copy=False)
 
 
 def _outputs(array: Array, outputs: int) -> Array:
@@ -382,11 +394,9 @@ def _outputs(array: Array, outputs: int) -> Array:
 
 def _scan_outputs(y: Array, targets: Array, weights: Array | None) -> None:
     """Check the targets of the outputs that take part."""
-    _, bad, _ = sum_over_rows(
-        lambda start, stop, sums: scan.scan_probabilities(y[start:stop], NO_ROW, NO_ROW, sums),
-        len(y),
-        y.shape[1],
-        width=3,
+    flat = y.reshape(-1)
+    bad = sum_over_rows(
+        lambda start, stop, sums: scan.scan_outputs(flat[start:stop], sums), len(flat), 1, width=1
     )
     if bad:
         part = True if weights is None else weights != 0

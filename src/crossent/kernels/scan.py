@@ -18,6 +18,15 @@ def scan_indices(targets: Any, classes: Any, ignore_index: Any, sums: Any) -> No
 
 
 @kernel
+def scan_outputs(targets: Any, sums: Any) -> None:
+    """Add to sums how many targets, a vector, are not in [0, 1]; NaN is not."""
+    bad = 0
+    for i in range(targets.size):
+        bad += not (targets[i] >= 0.0 and targets[i] <= 1.0)
+    sums[0] += bad
+
+
+@kernel
 def scan_probabilities(targets: Any, class_weight: Any, row_weight: Any, sums: Any) -> None:
     """Add to sums the mass of all targets, how many are not in [0, 1], how many rows are one-hot.
 

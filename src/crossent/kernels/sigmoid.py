@@ -166,7 +166,7 @@ def sigmoid_rows(
     (n, J), or empty for ones. sums[2] takes what rounding sums[0] loses.
     """
     samples, outputs = logits.shape
-    limit = WIDE_BLOCK if logits.itemsize == 8 else BLOCK
+    limit = min(WIDE_BLOCK if logits.itemsize == 8 else BLOCK, max(logits.size, 1))
     step = max(1, limit // outputs)
     weights = np.ones(step * outputs if weight.size or losses is not None else 0)
     pull = scratch_like(logits, step * outputs)
