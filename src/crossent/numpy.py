@@ -297,19 +297,33 @@ def _mass_targets(
     If every row is one-hot, its class index is returned in its place: the same loss, faster.
     """
     y = _rows(targets, axis)
-    mass, bad, one_hot = sum_over_rows(
-        lambda start, stop, sums: scan.scan_probabilities(
-            y[start:stop], class_weight, weights[start:stop], sums
-        ),
-        len(y),
-        y.shape[1],
-        width=3,
-    )
+    plain = not (class_weight.size or weights.size)
+
+    def look(start: int, stop: int, sums: Array) -> None:
+        rows = y[start:stop]
+        if plain:
+            scan.scan_masses(rows.reshape(-1), sums)
+        else:
+            scan.scan_weighted_masses(rows, class_weight, weights[start:stop], sums)
+
+    mass, bad, lost = sum_over_rows(look, *y.shape, width=3)
     if bad:
         row_shape = targets.shape[:axis] + targets.shape[axis + 1 :]
         part = np.expand_dims(weights.reshape(row_shape) != 0, axis) if weights.size else True
         raise checks.bad_probability(targets, taking_part=part)
-    return (y.argmax(axis=1) if one_hot == len(y) else y), float(mass)
+    indices = _one_hot_indices(y)
+    return (y if indices is None else indices), float(mass + lost)
+
+
+def _one_hot_indices(y: Array) -> Array | None:
+    """Return the class of each row if all rows are one-hot."""
+    if not len(y) or np.count_nonzero(y[0]) != 1:
+        return None
+    indices = np.empty(len(y), np.int64)
+    (one_hot,) = sum_over_rows(
+        lambda a, b, sums: scan.take_indices(y[a:b], indices[a:b], sums), *y.shape, width=1
+    )
+    return indices if one_hot == len(y) else None
 
 
 def _product(a: Array, b: Array) -> Array:
@@ -395,8 +409,8 @@ def _outputs(array: Array, outputs: int) -> Array:
 def _scan_outputs(y: Array, targets: Array, weights: Array | None) -> None:
     """Check the targets of the outputs that take part."""
     flat = y.reshape(-1)
-    bad = sum_over_rows(
-        lambda start, stop, sums: scan.scan_outputs(flat[start:stop], sums), len(flat), 1, width=1
+    _, bad, _ = sum_over_rows(
+        lambda start, stop, sums: scan.scan_masses(flat[start:stop], sums), len(flat), 1, width=3
     )
     if bad:
         part = True if weights is None else weights != 0

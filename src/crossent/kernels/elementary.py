@@ -17,7 +17,6 @@ from crossent.kernels.intrinsics import (
     fma,
     from_bits,
     magnitude,
-    maximum,
     round_even,
     scale_by_power,
     select,
@@ -29,6 +28,11 @@ F64 = np.float64
 
 def exp_of_difference(x: Any, m: Any) -> Any:
     """Return exp(x - m) for x <= m and m finite: 1 at x = m, 0 at x = -inf, NaN at NaN."""
+    raise AssertionError("kernels are compiled")
+
+
+def exp_of_negative(x: Any) -> Any:
+    """Return exp(x) for x <= 0: 0 at x = -inf, NaN at NaN."""
     raise AssertionError("kernels are compiled")
 
 
@@ -53,6 +57,11 @@ def exp_of_scaled(x: Any, m: Any, sharpness: Any) -> Any:
 @overload(exp_of_difference, jit_options={"error_model": "numpy"})
 def _exp_of_difference(x: Any, m: Any) -> Any:
     return _exp32 if x == types.float32 else _exp64
+
+
+@overload(exp_of_negative, jit_options={"error_model": "numpy"})
+def _exp_of_negative(x: Any) -> Any:
+    return _exp_of_negative32 if x == types.float32 else _exp_of_negative64
 
 
 @overload(raised_exp, jit_options={"error_model": "numpy"})
@@ -89,13 +98,28 @@ def difference(x: Any, m: Any, reach: Any) -> Any:
     d = x - m
     b = d - x
     e = (x - (d - b)) - (m + b)
-    return maximum(d, -reach), select(d > -reach, e, reach - reach)
+    return at_least(d, -reach), select(d > -reach, e, reach - reach)
+
+
+@device
+def at_least(x: Any, low: Any) -> Any:
+    """Return x, or low if x is below it; NaN stays NaN."""
+    return select(x < low, low, x)
 
 
 def _exp32(x: Any, m: Any) -> Any:
     d, e = difference(x, m, F32(110.0))  # further down exp rounds to 0
     p, k = exp32_parts(d, e)
     return scale_by_power(p, k)
+
+
+def _exp_of_negative32(x: Any) -> Any:
+    p, k = exp32_parts(at_least(x, F32(-110.0)), F32(-0.0))  # adding -0 is nothing, and left out
+    return scale_by_power(p, k)
+
+
+def _exp_of_negative64(x: Any) -> Any:
+    return exp64_of_sum(at_least(x, -750.0), 0.0)
 
 
 def _raised_exp32(x: Any, m: Any) -> Any:
@@ -129,7 +153,7 @@ def _exp_of_scaled64(x: Any, m: Any, sharpness: Any) -> Any:
 
 def _exp_of_scaled32(x: Any, m: Any, sharpness: Any) -> Any:
     """Do the same for float32 scores, whose difference is as good as exact, to 45 bits."""
-    d = maximum((F64(x) - m) * sharpness, -750.0)
+    d = at_least((F64(x) - m) * sharpness, -750.0)
     k = round_even(d * 1.4426950408889634)
     r = fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, d))
     q = 2.4801493100038142e-05
@@ -202,7 +226,7 @@ def tanh64(x: Any) -> Any:
     Near 0, where (1 - e) / (1 + e) cancels, tanh is taken by its series.
     """
     a = magnitude(x)
-    e = exp64_of_sum(maximum(-2.0 * a, -750.0), 0.0)
+    e = exp_of_negative(-2.0 * a)
     share = 1.0 / (1.0 + e)
     v = a * a
     q = -1382.0 / 155925.0

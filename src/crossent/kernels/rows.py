@@ -33,7 +33,7 @@ from crossent.kernels.elementary import (
     tanh64,
 )
 from crossent.kernels.halves import put, read, scratch_like
-from crossent.kernels.intrinsics import borrowed, keep, magnitude, maximum, reordered_add, select
+from crossent.kernels.intrinsics import borrowed, keep, larger, magnitude, reordered_add, select
 from crossent.kernels.strips import take_limit
 
 LANES = 64  # rows are padded to a multiple, so that no loop over them has a slow remainder
@@ -74,19 +74,18 @@ def _masses_between(masses: Any, start: Any, stop: Any) -> Any:
 
 @device
 def largest(row: Any) -> Any:
-    """Return the maximum, NaN if there is one."""
+    """Return the maximum of the numbers; NaN may be passed over, as its exponential is NaN too."""
     m = type(read(row[0]))(-np.inf)
     for j in range(row.size):
-        m = maximum(m, read(row[j]))
+        m = larger(m, read(row[j]))
     return m
 
 
 @device
-def exponentiate(scores: Any, m: Any, work: Any) -> Any:
-    """Store exp(scores - m), raised, in work; return the sum. The two arrays may not overlap."""
+def exponentiate(scores: Any, m: Any, work: Any) -> None:
+    """Store exp(scores - m), raised, in work. The two arrays may not overlap."""
     for j in range(work.size):
         work[j] = raised_exp(read(scores[j]), m)
-    return sum_of(work) * lowering(work)
 
 
 @device
@@ -151,13 +150,15 @@ def block_size(row: Any) -> Any:
 def exponentiate_others(row: Any, m: Any, target: Any, buffer: Any, work: Any) -> Any:
     """Store exp(row - m), raised, in work, 0 for the target, and return the sum."""
     others, lost, step = 0.0, 0.0, block_size(row)
-    for start in range(0, row.size, step):
-        scores, part = row[start : start + step], work[start : start + step]
-        if start <= target < start + step or scores.size < part.size:
-            e = exponentiate(edit(scores, target - start, part.size, buffer), m, part)
-        else:
-            e = exponentiate(scores, m, part)
-        others, lost = add_exactly(others, lost, e)
+    whole = row.size // LANES * LANES
+    for start in range(0, work.size, step):
+        stop = min(start + step, work.size)
+        exponentiate(row[start:whole], m, work[start : min(stop, whole)])
+        if whole < stop:
+            exponentiate(edit(row[whole:], -1, LANES, buffer), m, work[whole:stop])
+        if start <= target < stop:
+            work[target] = 0.0
+        others, lost = add_exactly(others, lost, sum_of(work[start:stop]) * lowering(work))
     return others + lost
 
 
@@ -168,20 +169,37 @@ def add_up(
     """Store exponentials in work, 0 for the excluded class; return others, R and D."""
     others, rest, gap, step = 0.0, 0.0, 0.0, block_size(row)
     e_lost, r_lost, d_lost = 0.0, 0.0, 0.0
-    for start in range(0, row.size, step):
-        scores, part = row[start : start + step], work[start : start + step]
-        block = masses_between(masses, start, start + step)
-        if start <= excluded < start + step or scores.size < part.size:
-            x = excluded - start
-            mass = edit_masses(block, x, scores.size, part.size, spare)
-            edited = edit(scores, x, part.size, buffer)
-            e, r, d = exponentiate_masses(edited, m, sharpness, mass, part)
+    start = 0
+    while start < work.size:
+        stop = min(start + step, next_edit(start, excluded, row.size, work.size))
+        if stop > start:
+            block = masses_between(masses, start, stop)
+            e, r, d = exponentiate_masses(row[start:stop], m, sharpness, block, work[start:stop])
         else:
-            e, r, d = exponentiate_masses(scores, m, sharpness, block, part)
+            stop = start + LANES
+            scores = edit(row[start:stop], excluded - start, LANES, buffer)
+            block = masses_between(masses, start, stop)
+            mass = edit_masses(block, excluded - start, min(stop, row.size) - start, LANES, spare)
+            e, r, d = exponentiate_masses(scores, m, sharpness, mass, work[start:stop])
         others, e_lost = add_exactly(others, e_lost, e)
         rest, r_lost = add_exactly(rest, r_lost, r)
         gap, d_lost = add_exactly(gap, d_lost, d)
+        start = stop
     return others + e_lost, rest + r_lost, (gap + d_lost) * sharpness
+
+
+@device
+def next_edit(start: Any, excluded: Any, classes: Any, end: Any) -> Any:
+    """Return where, from start on, LANES scores must first be edited before use, `end` if nowhere.
+
+    The excluded class is among them, or the row's end: a loop cut short there would be slow.
+    """
+    first = end
+    for place in (excluded, classes):
+        chunk = place // LANES * LANES
+        if start <= chunk < first:
+            first = chunk
+    return first
 
 
 @device
