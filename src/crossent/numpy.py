@@ -42,10 +42,8 @@ class Problem:
         Shape of the losses before they are reduced.
     flat_losses : bool
         Whether the kernel stores one loss per row (True) or one per output.
-    weight, samples : float
-        What "mean" and "batchmean" divide by.
-    ignored : int
-        Rows or outputs that take no part.
+    weight : float
+        What "mean" divides by.
     axis : int
         Where the classes were, counted from 0.
     targets : array (N,) or (N, C)
@@ -59,11 +57,24 @@ class Problem:
     losses_shape: tuple[int, ...]
     flat_losses: bool
     weight: float
-    samples: float
-    ignored: int
     axis: int
     targets: Array
     weights: Array
+
+    @property
+    def samples(self) -> float:
+        """What "batchmean" divides by."""
+        if not self.weights.size:
+            return float(len(self.logits))
+        return float(self.weights.sum()) * len(self.logits) / self.weights.size
+
+    @property
+    def ignored(self) -> int:
+        """How many rows or outputs take no part."""
+        if not self.weights.size:
+            return 0
+        weightless = self.weights.size - np.count_nonzero(self.weights)
+        return int(weightless) * math.prod(self.losses_shape) // self.weights.size
 
     def run(self, scale: float, losses: Any, gradient: Any) -> tuple[float, float]:
         """Run the kernel over all rows and return its sums: losses and z-losses."""
@@ -241,40 +252,25 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     class_weight = checks.per_output("class_weight", loss.class_weight, classes, "classes")
     z = _rows(logits, axis)
     weights = NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
+    ignored = None  # none of the targets is
     if targets.dtype == np.int64:
-        y, weights = _index_targets(targets, weights, classes, loss.ignore_index)
+        y, ignored = _index_targets(targets, classes, loss.ignore_index)
     else:
         y, weight = _mass_targets(targets, weights, class_weight, axis)
     if y.ndim == 1:
-        row_weight = _product(weights, class_weight[y] if class_weight.size else NO_ROW)
+        y, weights, row_weight = _row_weights(y, ignored, weights, class_weight)
         weight = float(row_weight.sum()) if row_weight.size else float(len(z))
-        if loss.name == "cross_entropy" and loss.is_plain:
-            kernel = _hard_kernel(z, y, row_weight)
-            return _problem(z, kernel, row_shape, weight, y, weights, axis)
-    kernel = _row_kernel(loss, z, y, weights, class_weight)
+    if y.ndim == 1 and loss.name == "cross_entropy" and loss.is_plain:
+        kernel = _hard_kernel(z, y, row_weight)
+    else:
+        kernel = _row_kernel(loss, z, y, weights, class_weight)
     if loss.name == "softmax_binary_cross_entropy":  # its second term counts every class anyway
-        weight = weights.sum() if weights.size else len(z)
-    return _problem(z, kernel, row_shape, float(weight), y, weights, axis)
+        weight = float(weights.sum()) if weights.size else float(len(z))
+    return Problem(z, kernel, row_shape, True, weight, axis, y, weights)
 
 
-def _problem(
-    z: Array,
-    kernel: Kernel,
-    row_shape: tuple[int, ...],
-    weight: float,
-    y: Array,
-    weights: Array,
-    axis: int,
-) -> Problem:
-    samples = float(weights.sum()) if weights.size else float(len(z))
-    ignored = int((weights == 0).sum()) if weights.size else 0
-    return Problem(z, kernel, row_shape, True, weight, samples, ignored, axis, y, weights)
-
-
-def _index_targets(
-    targets: Array, weights: Array, classes: int, ignore_index: int
-) -> tuple[Array, Array]:
-    """Return indices that are all classes, and weights that are 0 where one was ignored."""
+def _index_targets(targets: Array, classes: int, ignore_index: int) -> tuple[Array, int | None]:
+    """Return checked indices, and the one that is ignored if it is among them."""
     flat = _writable(np.ascontiguousarray(targets.reshape(-1)))
     ignored, bad = sum_over_rows(
         lambda start, stop, sums: scan.scan_indices(flat[start:stop], classes, ignore_index, sums),
@@ -283,10 +279,28 @@ def _index_targets(
     )
     if bad:
         raise checks.bad_index(targets, classes, ignore_index)
-    if not ignored:
-        return flat, weights
-    keep = flat != ignore_index
-    return np.where(keep, flat, 0), keep * (weights if weights.size else 1.0)
+    return flat, ignore_index if ignored else None
+
+
+def _row_weights(
+    y: Array, ignored: int | None, weights: Array, class_weight: Array
+) -> tuple[Array, Array, Array]:
+    """Return indices that are all classes, sample weights, and those times class weights.
+
+    Weights are 0 where an index was ignored, and empty if all are 1.
+    """
+    if ignored is None and not class_weight.size:
+        return y, weights, weights
+    indices, both = np.empty(len(y), np.int64), np.empty((2, len(y)))
+    index = -1 if ignored is None else ignored
+    sum_over_rows(
+        lambda a, b, _: scan.weigh_indices(
+            y[a:b], index, weights[a:b], class_weight, indices[a:b], both[:, a:b]
+        ),
+        len(y),
+        1,
+    )
+    return indices, both[0], both[1]
 
 
 def _mass_targets(
@@ -326,11 +340,6 @@ def _one_hot_indices(y: Array) -> Array | None:
     return indices if one_hot == len(y) else None
 
 
-def _product(a: Array, b: Array) -> Array:
-    """Return a * b, where an empty array stands for ones."""
-    return a * b if a.size and b.size else a if a.size else b
-
-
 def _hard_kernel(z: Array, y: Array, row_weight: Array) -> Kernel:
     kernel = tiles.hard_tiles if z.shape[1] <= SHORT else rows.hard_rows
     z = bits(z)
@@ -343,17 +352,15 @@ def _hard_kernel(z: Array, y: Array, row_weight: Array) -> Kernel:
 
 def _row_kernel(loss: Any, z: Array, y: Array, weights: Array, class_weight: Array) -> Kernel:
     each = class_weight if class_weight.size else np.ones(z.shape[1])
-    kernel: Any = soft.soft_rows
-    options = [each, loss.label_smoothing]
+    kernel: Any
+    options: list[Any]
     if loss.name == "softmax_binary_cross_entropy":
-        kernel = soft.two_term_rows
-    elif z.shape[1] <= SHORT:
-        options += [loss.z_loss, loss.softcap or 0.0, loss.temperature]
+        kernel, options = soft.two_term_rows, [each, loss.label_smoothing]
     else:
-        kernel = rows.mass_rows
-        options = [*_gain_and_base(loss, y, class_weight, z.shape[1])]
-        options += [loss.z_loss, loss.softcap, 1.0 / loss.temperature]
-
+        short = z.shape[1] <= SHORT
+        kernel = tiles.mass_tiles if short else rows.mass_rows
+        gain_and_base = _gain_and_base(loss, y, each if short else class_weight, z.shape[1])
+        options = [*gain_and_base, loss.z_loss, loss.softcap, 1.0 / loss.temperature]
     z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
@@ -388,11 +395,10 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     if loss.name == "binary_cross_entropy":
         pos_weight = checks.per_output("pos_weight", loss.pos_weight, outputs, "outputs")
         pos_weight = pos_weight if pos_weight.size else np.ones(outputs)
-    weight, samples = _sigmoid_divisors(z, rows)
-    ignored = int((rows == 0).sum()) * z.size // max(rows.size, 1) if rows.size else 0
+    weight = (float(rows.sum()) / rows.shape[1] if rows.size else float(len(z))) * z.shape[1]
     kernel = _sigmoid_kernel(z, y, pos_weight, rows, loss.label_smoothing)
     axis = max(logits.ndim - 1, 0)
-    return Problem(z, kernel, logits.shape, False, weight, samples, ignored, axis, y, rows)
+    return Problem(z, kernel, logits.shape, False, weight, axis, y, rows)
 
 
 def _as_computed(targets: Array) -> Array:
@@ -418,14 +424,6 @@ def _scan_outputs(y: Array, targets: Array, weights: Array | None) -> None:
             part = np.expand_dims(part, -1)
         if (~((targets >= 0) & (targets <= 1)) & part).any():
             raise checks.bad_probability(targets, taking_part=part)
-
-
-def _sigmoid_divisors(z: Array, weights: Array) -> tuple[float, float]:
-    """Return the weight of all outputs, and of all samples."""
-    if not weights.size:
-        return float(z.size), float(len(z))
-    samples = float(weights.sum()) / weights.shape[1]
-    return samples * z.shape[1], samples
 
 
 def _sigmoid_kernel(z: Array, y: Array, pos_weight: Any, weights: Array, alpha: float) -> Kernel:

@@ -21,6 +21,23 @@ def scan_indices(targets: Any, classes: Any, ignore_index: Any, sums: Any) -> No
 
 
 @kernel
+def weigh_indices(
+    targets: Any, ignore_index: Any, row_weight: Any, class_weight: Any, indices: Any, weights: Any
+) -> None:
+    """Store class indices, 0 where one is ignored, and each row's weight, 0 where it takes no part.
+
+    weights (2, N) takes row_weight, and row_weight * class_weight[target]; an empty row_weight (N,)
+    or class_weight (C,) stands for ones.
+    """
+    for i in range(targets.size):
+        ignored = targets[i] == ignore_index
+        indices[i] = 0 if ignored else targets[i]
+        weight = 0.0 if ignored else (row_weight[i] if row_weight.size else 1.0)
+        weights[0, i] = weight
+        weights[1, i] = weight * (class_weight[indices[i]] if class_weight.size else 1.0)
+
+
+@kernel
 def scan_masses(values: Any, sums: Any) -> None:
     """Add to sums[0] the total of a vector, to sums[1] how many are not in [0, 1]; NaN is not.
 
