@@ -561,3 +561,26 @@ def test_same_bits_wherever_arrays_lie(dtype: str, loss: str) -> None:
         found.add(tuple(map(bits, LOSSES[loss]().value_and_grad(view, targets, out=beside))))
         found.add(tuple(map(bits, LOSSES[loss]().value_and_grad(view, targets, out=view))))
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 5, 8, 10, 16, 17, 64, 65, 256, 257, 1000])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_row_does_not_depend_on_where_it_stands(classes: int, dtype: str) -> None:
+    """Rows are worked on side by side, in tiles, and those that are left one by one."""
+    rng = np.random.default_rng(classes)
+    rows = 20 if classes > 256 else 16 * 3 * 144 // classes + 151
+    z = (rng.standard_normal((rows, classes)) * 4).astype(dtype)
+    w = rng.random(rows) * (rng.random(rows) < 0.9)
+    c = rng.dirichlet(np.ones(classes), size=rows)
+    for targets in (rng.integers(classes, size=rows), c):
+        for options in ({}, {"label_smoothing": 0.1, "z_loss": 0.01}):
+            loss = crossent.CrossEntropy(**options, reduction="none")
+            values, gradient = loss.value_and_grad(z, targets, w)
+            for i in {0, 1, rows // 2, rows - 1, *rng.integers(rows, size=8).tolist()}:
+                value, slope = loss.value_and_grad(z[i : i + 1], targets[i : i + 1], w[i : i + 1])
+                assert (value == values[i]).all()
+                assert (slope == gradient[i]).all()
+            total = crossent.CrossEntropy(**options, reduction="sum")(z, targets, w)
+            assert total == pytest.approx(
+                math.fsum(values), rel=1e-14 if dtype == "float64" else 1e-6
+            )

@@ -108,11 +108,16 @@ def logits(value: Any, name: str = "logits") -> Array:
     if not hasattr(value, "dtype"):
         return as_float64(name, value)
     array = _as_array(name, value)
-    if array.dtype.name not in ("float32", "float64", *HALF_TYPES):
+    if not _is_floating(array.dtype):
         raise TypeError(
             f"{name} has dtype {array.dtype}; it must be float16, bfloat16, float32 or float64"
         )
     return array
+
+
+def _is_floating(dtype: np.dtype[Any]) -> bool:
+    """Return whether scores may have this type; its name is slow to ask for."""
+    return dtype.char in "fd" or dtype.name in HALF_TYPES
 
 
 def axis(value: int, ndim: int) -> int:
@@ -176,12 +181,12 @@ def binary_targets(value: Any, logits_shape: tuple[int, ...]) -> Array:
 
 
 def _probability_type(array: Array, otherwise: str) -> Array:
-    if array.dtype.name not in ("float32", "float64", *HALF_TYPES):
+    if not _is_floating(array.dtype):
         raise TypeError(
             f"targets has dtype {array.dtype}; it must be integer ({otherwise}) "
             "or floating (probabilities)"
         )
-    return array.astype(np.float32) if array.dtype.name in HALF_TYPES else array
+    return array.astype(np.float32) if array.dtype.itemsize == 2 else array
 
 
 def bad_index(targets: Array, classes: int, ignore_index: int) -> ValueError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from crossent import checks
@@ -17,15 +18,16 @@ if TYPE_CHECKING:
     from crossent.plain import ChainRule
 
 
-def _framework(array: Any) -> str:
+@lru_cache(maxsize=64)
+def _framework(array_type: Any) -> str:
     """Return the package that an array's type comes from, or that its type is derived from."""
-    packages = {kind.__module__.partition(".")[0] for kind in type(array).__mro__}
+    packages = {kind.__module__.partition(".")[0] for kind in array_type.__mro__}
     return next((name for name in ("torch", "jax", "jaxlib") if name in packages), "numpy")
 
 
 def framework_of(array: Any, name: str) -> str:
     """Return "torch" or "numpy": who computes on arrays of this type."""
-    framework = _framework(array)
+    framework = _framework(type(array))  # type: ignore[arg-type]  # a type is hashable
     if framework not in ("torch", "numpy"):
         raise TypeError(
             f"{name} is a {framework} {type(array).__name__}; "
@@ -47,7 +49,7 @@ def _front_end(array: Any) -> Any:
 
 def _plain(array: Any) -> Any:
     """Return the module that needs no kernel for arrays of this type."""
-    if _framework(array) == "torch":
+    if _framework(type(array)) == "torch":  # type: ignore[arg-type]
         return _front_end(array)
     import crossent.plain
 
@@ -258,7 +260,7 @@ class CrossEntropy(_Loss):
         )
         checks.reduction(self.reduction)
 
-    @property
+    @cached_property
     def is_plain(self) -> bool:
         """Whether a class index means that one class alone, on the logits as they are."""
         return not self.label_smoothing and all(

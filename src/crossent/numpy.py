@@ -7,6 +7,7 @@ to run over them, and what the reductions divide by.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from crossent.threads import sum_over_rows
 Array = NDArray[Any]
 Kernel = Callable[[int, int, float, Any, Any, Array], object]
 NO_ROW = np.empty(0)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,8 @@ class Problem:
         Shape of the losses before they are reduced.
     flat_losses : bool
         Whether the kernel stores one loss per row (True) or one per output.
-    weight, samples : float
-        What "mean" and "batchmean" divide by.
-    ignored : int
-        Rows or outputs that take no part.
+    weight : float
+        What "mean" divides by.
     axis : int
         Where the classes were, counted from 0.
     targets : array (N,) or (N, C)
@@ -57,13 +57,26 @@ class Problem:
     losses_shape: tuple[int, ...]
     flat_losses: bool
     weight: float
-    samples: float
-    ignored: int
     axis: int
     targets: Array
     weights: Array
 
-    def run(self, scale: float, losses: Any, gradient: Any) -> NDArray[np.float64]:
+    @property
+    def samples(self) -> float:
+        """What "batchmean" divides by."""
+        if not self.weights.size:
+            return float(len(self.logits))
+        return float(self.weights.sum()) * len(self.logits) / self.weights.size
+
+    @property
+    def ignored(self) -> int:
+        """How many rows or outputs take no part."""
+        if not self.weights.size:
+            return 0
+        weightless = self.weights.size - np.count_nonzero(self.weights)
+        return int(weightless) * math.prod(self.losses_shape) // self.weights.size
+
+    def run(self, scale: float, losses: Any, gradient: Any) -> tuple[float, float]:
         """Run the kernel over all rows and return its sums: losses and z-losses."""
         slopes = bits(np.empty((0, 0), self.logits.dtype) if gradient is None else gradient)
 
@@ -73,8 +86,8 @@ class Problem:
             self.kernel(start, stop, scale, part, out, sums)
 
         rows, classes = self.logits.shape
-        totals = sum_over_rows(work, rows, classes, width=4)
-        return totals[:2] + totals[2:]  # the kernels keep what rounding loses apart
+        loss, z_loss, *lost = sum_over_rows(work, rows, classes, width=4).tolist()
+        return loss + lost[0], z_loss + lost[1]  # the kernels keep what rounding loses apart
 
 
 # What the losses ask for ------------------------------------------------------------------------
@@ -110,8 +123,8 @@ def sums(loss: Any, logits: Any, targets: Any, sample_weight: Any) -> LossSums:
     totals = problem.run(1.0, None, None)
     rows, correct = _decisions(loss, problem)
     return LossSums(
-        sum=float(totals[0]),
-        z_loss=float(totals[1]),
+        sum=totals[0],
+        z_loss=totals[1],
         weight=problem.weight,
         samples=problem.samples,
         rows=rows,
@@ -148,10 +161,15 @@ def _evaluate(
     totals = problem.run(upstream / divisor, losses, gradient)
     if out is not None:
         _store_gradient(problem, gradient, out)
+    if losses is None:
+        return _rounded((totals[0] + totals[1]) / divisor, dtype)
     with np.errstate(over="ignore"):  # a loss beyond float32 is inf
-        if losses is not None:
-            return losses.astype(dtype).reshape(problem.losses_shape)[()]
-        return dtype(totals.sum() / divisor)
+        return losses.astype(dtype).reshape(problem.losses_shape)[()]
+
+
+def _rounded(value: float, dtype: Any) -> Any:
+    """Return a loss in its type; beyond float32 it is inf, without a warning."""
+    return dtype(math.inf if dtype is np.float32 and value > FLOAT32_MAX else value)
 
 
 def _new_losses(problem: Problem) -> Array:
@@ -185,7 +203,7 @@ def bits(array: Array) -> Array:
 
 def _rows(array: Array, axis: int) -> Array:
     """Return the array as (N, C), classes last and contiguous, copied only if need be."""
-    moved = np.moveaxis(array, axis, -1) if array.ndim > 1 else array
+    moved = array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
     return writable(np.ascontiguousarray(moved.reshape(-1, array.shape[axis])))
 
 
@@ -216,15 +234,15 @@ def _working_gradient(problem: Problem, out: Array) -> Array:
 
 def _overwrites(problem: Problem, out: Array) -> bool:
     """Return whether writing a row of out may change what a later row is computed from."""
-    in_place = out.ctypes.data == problem.logits.ctypes.data
-    inputs = [problem.targets, problem.weights] + [problem.logits] * (not in_place)
-    return any(np.may_share_memory(out, array) for array in inputs)
+    if np.may_share_memory(out, problem.logits) and out.ctypes.data != problem.logits.ctypes.data:
+        return True
+    return np.may_share_memory(out, problem.targets) or np.may_share_memory(out, problem.weights)
 
 
 def _store_gradient(problem: Problem, gradient: Any, out: Array) -> None:
     if np.may_share_memory(gradient, out):
         return
-    moved = np.moveaxis(out, problem.axis, -1) if out.ndim > 1 else out
+    moved = out if out.ndim < 2 else np.moveaxis(out, problem.axis, -1)
     moved[...] = gradient.reshape(moved.shape)
 
 
@@ -241,40 +259,25 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     class_weight = checks.per_output("class_weight", loss.class_weight, classes, "classes")
     z = _rows(logits, axis)
     weights = NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
+    ignored = None  # none of the targets is
     if targets.dtype == np.int64:
-        y, weights = _index_targets(targets, weights, classes, loss.ignore_index)
+        y, ignored = _index_targets(targets, classes, loss.ignore_index)
     else:
         y, weight = _mass_targets(targets, weights, class_weight, axis)
     if y.ndim == 1:
-        row_weight = _product(weights, class_weight[y] if class_weight.size else NO_ROW)
+        y, weights, row_weight = _row_weights(y, ignored, weights, class_weight)
         weight = float(row_weight.sum()) if row_weight.size else float(len(z))
-        if loss.name == "cross_entropy" and loss.is_plain:
-            kernel = _hard_kernel(z, y, row_weight)
-            return _problem(z, kernel, row_shape, weight, y, weights, axis)
-    kernel = _row_kernel(loss, z, y, weights, class_weight)
+    if y.ndim == 1 and loss.name == "cross_entropy" and loss.is_plain:
+        kernel = _hard_kernel(z, y, row_weight)
+    else:
+        kernel = _row_kernel(loss, z, y, weights, class_weight)
     if loss.name == "softmax_binary_cross_entropy":  # its second term counts every class anyway
-        weight = weights.sum() if weights.size else len(z)
-    return _problem(z, kernel, row_shape, float(weight), y, weights, axis)
+        weight = float(weights.sum()) if weights.size else float(len(z))
+    return Problem(z, kernel, row_shape, True, weight, axis, y, weights)
 
 
-def _problem(
-    z: Array,
-    kernel: Kernel,
-    row_shape: tuple[int, ...],
-    weight: float,
-    y: Array,
-    weights: Array,
-    axis: int,
-) -> Problem:
-    samples = float(weights.sum()) if weights.size else float(len(z))
-    ignored = int((weights == 0).sum()) if weights.size else 0
-    return Problem(z, kernel, row_shape, True, weight, samples, ignored, axis, y, weights)
-
-
-def _index_targets(
-    targets: Array, weights: Array, classes: int, ignore_index: int
-) -> tuple[Array, Array]:
-    """Return indices that are all classes, and weights that are 0 where one was ignored."""
+def _index_targets(targets: Array, classes: int, ignore_index: int) -> tuple[Array, int | None]:
+    """Return checked indices, and the one that is ignored if it is among them."""
     flat = writable(np.ascontiguousarray(targets.reshape(-1)))
     ignored, bad = sum_over_rows(
         lambda start, stop, sums: scan.scan_indices(flat[start:stop], classes, ignore_index, sums),
@@ -283,10 +286,28 @@ def _index_targets(
     )
     if bad:
         raise checks.bad_index(targets, classes, ignore_index)
-    if not ignored:
-        return flat, weights
-    keep = flat != ignore_index
-    return np.where(keep, flat, 0), keep * (weights if weights.size else 1.0)
+    return flat, ignore_index if ignored else None
+
+
+def _row_weights(
+    y: Array, ignored: int | None, weights: Array, class_weight: Array
+) -> tuple[Array, Array, Array]:
+    """Return indices that are all classes, sample weights, and those times class weights.
+
+    Weights are 0 where an index was ignored, and empty if all are 1.
+    """
+    if ignored is None and not class_weight.size:
+        return y, weights, weights
+    indices, both = np.empty(len(y), np.int64), np.empty((2, len(y)))
+    index = -1 if ignored is None else ignored
+    sum_over_rows(
+        lambda a, b, _: scan.weigh_indices(
+            y[a:b], index, weights[a:b], class_weight, indices[a:b], both[:, a:b]
+        ),
+        len(y),
+        1,
+    )
+    return indices, both[0], both[1]
 
 
 def _mass_targets(
@@ -297,24 +318,36 @@ def _mass_targets(
     If every row is one-hot, its class index is returned in its place: the same loss, faster.
     """
     y = _rows(targets, axis)
-    mass, bad, one_hot = sum_over_rows(
-        lambda start, stop, sums: scan.scan_probabilities(
-            y[start:stop], class_weight, weights[start:stop], sums
-        ),
-        len(y),
-        y.shape[1],
-        width=3,
-    )
+    plain = not (class_weight.size or weights.size)
+
+    def look(start: int, stop: int, sums: Array) -> None:
+        rows = y[start:stop]
+        if plain:
+            scan.scan_masses(rows.reshape(-1), sums)
+        else:
+            scan.scan_weighted_masses(rows, class_weight, weights[start:stop], sums)
+
+    mass, bad, lost = sum_over_rows(look, len(y), y.shape[1], width=3)
     if bad:
         row_shape = targets.shape[:axis] + targets.shape[axis + 1 :]
         part = np.expand_dims(weights.reshape(row_shape) != 0, axis) if weights.size else True
         raise checks.bad_probability(targets, taking_part=part)
-    return (y.argmax(axis=1) if one_hot == len(y) else y), float(mass)
+    indices = _one_hot_indices(y)
+    return (y if indices is None else indices), float(mass + lost)
 
 
-def _product(a: Array, b: Array) -> Array:
-    """Return a * b, where an empty array stands for ones."""
-    return a * b if a.size and b.size else a if a.size else b
+def _one_hot_indices(y: Array) -> Array | None:
+    """Return the class of each row if all rows are one-hot."""
+    if not len(y) or np.count_nonzero(y[0]) != 1:
+        return None
+    indices = np.empty(len(y), np.int64)
+    (one_hot,) = sum_over_rows(
+        lambda a, b, sums: scan.take_indices(y[a:b], indices[a:b], sums),
+        len(y),
+        y.shape[1],
+        width=1,
+    )
+    return indices if one_hot == len(y) else None
 
 
 def _hard_kernel(z: Array, y: Array, row_weight: Array) -> Kernel:
@@ -329,17 +362,15 @@ def _hard_kernel(z: Array, y: Array, row_weight: Array) -> Kernel:
 
 def _row_kernel(loss: Any, z: Array, y: Array, weights: Array, class_weight: Array) -> Kernel:
     each = class_weight if class_weight.size else np.ones(z.shape[1])
-    kernel: Any = soft.soft_rows
-    options = [each, loss.label_smoothing]
+    kernel: Any
+    options: list[Any]
     if loss.name == "softmax_binary_cross_entropy":
-        kernel = soft.two_term_rows
-    elif z.shape[1] <= SHORT:
-        options += [loss.z_loss, loss.softcap or 0.0, loss.temperature]
+        kernel, options = soft.two_term_rows, [each, loss.label_smoothing]
     else:
-        kernel = rows.mass_rows
-        options = [*_gain_and_base(loss, y, class_weight, z.shape[1])]
-        options += [loss.z_loss, loss.softcap, 1.0 / loss.temperature]
-
+        short = z.shape[1] <= SHORT
+        kernel = tiles.mass_tiles if short else rows.mass_rows
+        gain_and_base = _gain_and_base(loss, y, each if short else class_weight, z.shape[1])
+        options = [*gain_and_base, loss.z_loss, loss.softcap, 1.0 / loss.temperature]
     z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
@@ -375,11 +406,10 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     if loss.name == "binary_cross_entropy":
         pos_weight = checks.per_output("pos_weight", loss.pos_weight, outputs, "outputs")
         pos_weight = pos_weight if pos_weight.size else np.ones(outputs)
-    weight, samples = _sigmoid_divisors(z, rows)
-    ignored = int((rows == 0).sum()) * (outputs if rows.shape[-1:] == (1,) else 1)
+    weight = (float(rows.sum()) / rows.shape[1] if rows.size else float(len(z))) * z.shape[1]
     kernel = _sigmoid_kernel(z, y, pos_weight, rows, loss.label_smoothing)
     axis = max(logits.ndim - 1, 0)
-    return Problem(z, kernel, logits.shape, False, weight, samples, ignored, axis, y, rows)
+    return Problem(z, kernel, logits.shape, False, weight, axis, y, rows)
 
 
 def _outputs(array: Array, outputs: int) -> Array:
@@ -390,13 +420,9 @@ def _outputs(array: Array, outputs: int) -> Array:
 
 def _scan_outputs(y: Array, targets: Array, weights: Array | None) -> None:
     """Check the targets of the outputs that take part."""
-    _, bad, _ = sum_over_rows(  # as one row: each row of a single output has its price
-        lambda start, stop, sums: scan.scan_probabilities(
-            y[start:stop].reshape(1, -1), NO_ROW, NO_ROW, sums
-        ),
-        len(y),
-        y.shape[1],
-        width=3,
+    flat = y.reshape(-1)
+    _, bad, _ = sum_over_rows(
+        lambda start, stop, sums: scan.scan_masses(flat[start:stop], sums), len(flat), 1, width=3
     )
     if bad:
         part = True if weights is None else weights != 0
@@ -404,14 +430,6 @@ def _scan_outputs(y: Array, targets: Array, weights: Array | None) -> None:
             part = np.expand_dims(part, -1)
         if (~((targets >= 0) & (targets <= 1)) & part).any():
             raise checks.bad_probability(targets, taking_part=part)
-
-
-def _sigmoid_divisors(z: Array, weights: Array) -> tuple[float, float]:
-    """Return the weight of all outputs, and of all samples."""
-    if not weights.size:
-        return float(z.size), float(len(z))
-    samples = float(weights.sum()) / weights.shape[1]
-    return samples * z.shape[1], samples
 
 
 def _sigmoid_kernel(z: Array, y: Array, pos_weight: Any, weights: Array, alpha: float) -> Kernel:

@@ -17,7 +17,6 @@ from crossent.kernels.intrinsics import (
     fma,
     from_bits,
     magnitude,
-    maximum,
     round_even,
     scale_by_power,
     select,
@@ -29,6 +28,11 @@ F64 = np.float64
 
 def exp_of_difference(x: Any, m: Any) -> Any:
     """Return exp(x - m) for x <= m and m finite: 1 at x = m, 0 at x = -inf, NaN at NaN."""
+    raise AssertionError("kernels are compiled")
+
+
+def exp_of_negative(x: Any) -> Any:
+    """Return exp(x) for x <= 0: 0 at x = -inf, NaN at NaN."""
     raise AssertionError("kernels are compiled")
 
 
@@ -45,8 +49,16 @@ def raised_exp(x: Any, m: Any) -> Any:
     raise AssertionError("kernels are compiled")
 
 
-def exp_of_scaled(x: Any, m: Any, sharpness: Any) -> Any:
-    """Return exp(sharpness (x - m)) in float64 for float64 m and x <= m of either type."""
+def exp_of_scaled(x: Any, m: Any, sharpness: Any, like: Any) -> Any:
+    """Return exp(sharpness (x - m)) in float64 for float64 m and x <= m.
+
+    To all bits if the scores came as an array like `like` of float64, else to 45.
+    """
+    raise AssertionError("kernels are compiled")
+
+
+def tanh(x: Any, like: Any) -> Any:
+    """Return tanh x and its derivative in float64, to as many bits as `exp_of_scaled`."""
     raise AssertionError("kernels are compiled")
 
 
@@ -55,14 +67,24 @@ def _exp_of_difference(x: Any, m: Any) -> Any:
     return _exp32 if x == types.float32 else _exp64
 
 
+@overload(exp_of_negative, jit_options={"error_model": "numpy"})
+def _exp_of_negative(x: Any) -> Any:
+    return _exp_of_negative32 if x == types.float32 else _exp_of_negative64
+
+
 @overload(raised_exp, jit_options={"error_model": "numpy"})
 def _raised_exp(x: Any, m: Any) -> Any:
     return _raised_exp32 if x == types.float32 else _exp64
 
 
 @overload(exp_of_scaled, jit_options={"error_model": "numpy"})
-def _exp_of_scaled(x: Any, m: Any, sharpness: Any) -> Any:
-    return _exp_of_scaled32 if x == types.float32 else _exp_of_scaled64
+def _exp_of_scaled(x: Any, m: Any, sharpness: Any, like: Any) -> Any:
+    return _exp_of_scaled64 if like.dtype == types.float64 else _exp_of_scaled32
+
+
+@overload(tanh, jit_options={"error_model": "numpy"})
+def _tanh(x: Any, like: Any) -> Any:
+    return _tanh64 if like.dtype == types.float64 else _tanh32
 
 
 @overload(log1p, jit_options={"error_model": "numpy"})
@@ -89,13 +111,28 @@ def difference(x: Any, m: Any, reach: Any) -> Any:
     d = x - m
     b = d - x
     e = (x - (d - b)) - (m + b)
-    return maximum(d, -reach), select(d > -reach, e, reach - reach)
+    return at_least(d, -reach), select(d > -reach, e, reach - reach)
+
+
+@device
+def at_least(x: Any, low: Any) -> Any:
+    """Return x, or low if x is below it; NaN stays NaN."""
+    return select(x < low, low, x)
 
 
 def _exp32(x: Any, m: Any) -> Any:
     d, e = difference(x, m, F32(110.0))  # further down exp rounds to 0
     p, k = exp32_parts(d, e)
     return scale_by_power(p, k)
+
+
+def _exp_of_negative32(x: Any) -> Any:
+    p, k = exp32_parts(at_least(x, F32(-110.0)), F32(-0.0))  # adding -0 is nothing, and left out
+    return scale_by_power(p, k)
+
+
+def _exp_of_negative64(x: Any) -> Any:
+    return exp64_of_sum(at_least(x, -750.0), 0.0)
 
 
 def _raised_exp32(x: Any, m: Any) -> Any:
@@ -122,14 +159,19 @@ def _exp64(x: Any, m: Any) -> Any:
     return exp64_of_sum(d, e)
 
 
-def _exp_of_scaled64(x: Any, m: Any, sharpness: Any) -> Any:
+def _exp_of_scaled64(x: Any, m: Any, sharpness: Any, like: Any) -> Any:
     d, e = difference(x, m, 750.0 / sharpness)
     return exp64_of_sum(d * sharpness, e * sharpness)
 
 
-def _exp_of_scaled32(x: Any, m: Any, sharpness: Any) -> Any:
-    """Do the same for float32 scores, whose difference is as good as exact, to 45 bits."""
-    d = maximum((F64(x) - m) * sharpness, -750.0)
+def _exp_of_scaled32(x: Any, m: Any, sharpness: Any, like: Any) -> Any:
+    return near_exp((F64(x) - m) * sharpness)  # float64 holds a difference of float32
+
+
+@device
+def near_exp(x: Any) -> Any:
+    """Return exp(x) for float64 x <= 0 to 45 bits."""
+    d = at_least(x, -750.0)
     k = round_even(d * 1.4426950408889634)
     r = fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, d))
     q = 2.4801493100038142e-05
@@ -195,15 +237,24 @@ def _log1p64(x: Any) -> Any:
     return select(w < np.inf, value, w)  # w may be NaN too
 
 
+def _tanh64(x: Any, like: Any) -> Any:
+    e = exp_of_negative(-2.0 * magnitude(x))
+    return tanh_of(x, e, 1.0 / (1.0 + e))
+
+
+def _tanh32(x: Any, like: Any) -> Any:
+    e = near_exp(-2.0 * magnitude(x))
+    share = F64(F32(1.0) / F32(1.0 + e))  # a division of float64 takes four times as long
+    return tanh_of(x, e, share * fma(-(1.0 + e), share, 2.0))
+
+
 @device
-def tanh64(x: Any) -> Any:
+def tanh_of(x: Any, e: Any, share: Any) -> Any:
     """Return tanh x and its derivative 1 - tanh^2 = 4 e / (1 + e)^2, with e = exp(-2 |x|).
 
-    Near 0, where (1 - e) / (1 + e) cancels, tanh is taken by its series.
+    share is 1 / (1 + e). Near 0, where (1 - e) / (1 + e) cancels, tanh is taken by its series.
     """
     a = magnitude(x)
-    e = exp64_of_sum(maximum(-2.0 * a, -750.0), 0.0)
-    share = 1.0 / (1.0 + e)
     v = a * a
     q = -1382.0 / 155925.0
     q = fma(q, v, 62.0 / 2835.0)

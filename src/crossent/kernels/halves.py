@@ -14,51 +14,69 @@ from numba.extending import overload
 from crossent.kernels.intrinsics import intrinsic
 
 
-@intrinsic
-def from_float16(typing_context: Any, x: Any) -> Any:
-    """Return the float32 of a float16's bits."""
+def _like(x: Any, element: Any) -> Any:
+    """Return the type of a number, or of a vector of them if x is one."""
+    return ir.VectorType(element, x.type.count) if isinstance(x.type, ir.VectorType) else element
+
+
+def _constant(x: Any, value: int) -> Any:
+    """Return an integer constant of x's type, one for each lane of a vector."""
+    lanes = x.type.count if isinstance(x.type, ir.VectorType) else 0
+    return ir.Constant(x.type, [value] * lanes if lanes else value)
+
+
+def widened(builder: Any, kind: Any, x: Any) -> Any:
+    """Build the numbers that elements stand for; a bfloat16 is the upper half of a float32."""
+    if kind == types.int16:
+        half = builder.bitcast(x, _like(x, ir.HalfType()))
+        return builder.fpext(half, _like(x, ir.FloatType()))
+    if kind == types.uint16:
+        wide = builder.zext(x, _like(x, ir.IntType(32)))
+        return builder.bitcast(builder.shl(wide, _constant(wide, 16)), _like(x, ir.FloatType()))
+    return x
+
+
+def narrowed(builder: Any, kind: Any, x: Any) -> Any:
+    """Build the elements of a type nearest to numbers, ties to even; NaN stays NaN."""
+    if kind == types.int16:
+        half = builder.fptrunc(x, _like(x, ir.HalfType()))
+        return builder.bitcast(half, _like(x, ir.IntType(16)))
+    if kind == types.uint16:
+        bits = builder.bitcast(x, _like(x, ir.IntType(32)))
+        odd = builder.and_(builder.lshr(bits, _constant(bits, 16)), _constant(bits, 1))
+        rounded = builder.add(bits, builder.add(odd, _constant(bits, 0x7FFF)))
+        nan = builder.or_(bits, _constant(bits, 0x400000))
+        chosen = builder.select(builder.fcmp_unordered("uno", x, x), nan, rounded)
+        return builder.trunc(builder.lshr(chosen, _constant(bits, 16)), _like(x, ir.IntType(16)))
+    return x
+
+
+def _reader(kind: Any) -> Any:
+    """Make the intrinsic that returns the float32 of a half type's bits."""
 
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+        return widened(builder, kind, arguments[0])
 
-    return types.float32(types.int16), lower
+    def typed(typing_context: Any, x: Any) -> Any:
+        return types.float32(kind), lower
 
-
-@intrinsic
-def to_float16(typing_context: Any, x: Any) -> Any:
-    """Return the bits of the float16 nearest to a float32."""
-
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
-
-    return types.int16(types.float32), lower
+    return intrinsic(typed)
 
 
-@intrinsic
-def from_bfloat16(typing_context: Any, x: Any) -> Any:
-    """Return the float32 of a bfloat16's bits: the upper half of it."""
+def _writer(kind: Any) -> Any:
+    """Make the intrinsic that returns the bits of the half type's number nearest to a float32."""
 
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        wide = builder.zext(arguments[0], ir.IntType(32))
-        return builder.bitcast(builder.shl(wide, ir.IntType(32)(16)), ir.FloatType())
+        return narrowed(builder, kind, arguments[0])
 
-    return types.float32(types.uint16), lower
+    def typed(typing_context: Any, x: Any) -> Any:
+        return kind(types.float32), lower
+
+    return intrinsic(typed)
 
 
-@intrinsic
-def to_bfloat16(typing_context: Any, x: Any) -> Any:
-    """Return the bits of the bfloat16 nearest to a float32, ties to even; NaN stays NaN."""
-
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        integer = ir.IntType(32)
-        bits = builder.bitcast(arguments[0], integer)
-        odd = builder.and_(builder.lshr(bits, integer(16)), integer(1))
-        rounded = builder.add(bits, builder.add(odd, integer(0x7FFF)))
-        is_nan = builder.fcmp_unordered("uno", arguments[0], arguments[0])
-        chosen = builder.select(is_nan, builder.or_(bits, integer(0x400000)), rounded)
-        return builder.trunc(builder.lshr(chosen, integer(16)), ir.IntType(16))
-
-    return types.uint16(types.float32), lower
+from_float16, to_float16 = _reader(types.int16), _writer(types.int16)
+from_bfloat16, to_bfloat16 = _reader(types.uint16), _writer(types.uint16)
 
 
 def read(x: Any) -> Any:

@@ -30,10 +30,10 @@ from crossent.kernels.elementary import (
     exp_of_scaled,
     log1p,
     raised_exp,
-    tanh64,
+    tanh,
 )
 from crossent.kernels.halves import put, read, scratch_like
-from crossent.kernels.intrinsics import borrowed, keep, magnitude, maximum, reordered_add, select
+from crossent.kernels.intrinsics import borrowed, keep, larger, magnitude, reordered_add, select
 from crossent.kernels.strips import take_limit
 
 LANES = 64  # rows are padded to a multiple, so that no loop over them has a slow remainder
@@ -74,19 +74,18 @@ def _masses_between(masses: Any, start: Any, stop: Any) -> Any:
 
 @device
 def largest(row: Any) -> Any:
-    """Return the maximum, NaN if there is one."""
+    """Return the maximum of the numbers; NaN may be passed over, as its exponential is NaN too."""
     m = type(read(row[0]))(-np.inf)
     for j in range(row.size):
-        m = maximum(m, read(row[j]))
+        m = larger(m, read(row[j]))
     return m
 
 
 @device
-def exponentiate(scores: Any, m: Any, work: Any) -> Any:
-    """Store exp(scores - m), raised, in work; return the sum. The two arrays may not overlap."""
+def exponentiate(scores: Any, m: Any, work: Any) -> None:
+    """Store exp(scores - m), raised, in work. The two arrays may not overlap."""
     for j in range(work.size):
         work[j] = raised_exp(read(scores[j]), m)
-    return sum_of(work) * lowering(work)
 
 
 @device
@@ -105,12 +104,14 @@ def lowering(work: Any) -> Any:
 
 
 @device
-def exponentiate_masses(scores: Any, m: Any, sharpness: Any, masses: Any, work: Any) -> Any:
+def exponentiate_masses(
+    scores: Any, m: Any, sharpness: Any, masses: Any, like: Any, work: Any
+) -> Any:
     """Store exp(sharpness (scores - m)) in work; return its sum, R and D / sharpness."""
     total, rest, gap = 0.0, 0.0, 0.0
     for j in range(work.size):
         x = read(scores[j])
-        e = exp_of_scaled(x, m, sharpness)
+        e = exp_of_scaled(x, m, sharpness, like)
         work[j] = e
         t = mass_at(masses, j)
         total = reordered_add(total, e)
@@ -151,37 +152,65 @@ def block_size(row: Any) -> Any:
 def exponentiate_others(row: Any, m: Any, target: Any, buffer: Any, work: Any) -> Any:
     """Store exp(row - m), raised, in work, 0 for the target, and return the sum."""
     others, lost, step = 0.0, 0.0, block_size(row)
-    for start in range(0, row.size, step):
-        scores, part = row[start : start + step], work[start : start + step]
-        if start <= target < start + step or scores.size < part.size:
-            e = exponentiate(edit(scores, target - start, part.size, buffer), m, part)
-        else:
-            e = exponentiate(scores, m, part)
-        others, lost = add_exactly(others, lost, e)
+    whole = row.size // LANES * LANES
+    for start in range(0, work.size, step):
+        stop = min(start + step, work.size)
+        exponentiate(row[start:whole], m, work[start : min(stop, whole)])
+        if whole < stop:
+            exponentiate(edit(row[whole:], -1, LANES, buffer), m, work[whole:stop])
+        if start <= target < stop:
+            work[target] = 0.0
+        others, lost = add_exactly(others, lost, sum_of(work[start:stop]) * lowering(work))
     return others + lost
 
 
 @device
 def add_up(
-    row: Any, m: Any, excluded: Any, sharpness: Any, masses: Any, buffer: Any, spare: Any, work: Any
+    row: Any,
+    m: Any,
+    excluded: Any,
+    sharpness: Any,
+    masses: Any,
+    like: Any,
+    buffer: Any,
+    spare: Any,
+    work: Any,
 ) -> Any:
     """Store exponentials in work, 0 for the excluded class; return others, R and D."""
     others, rest, gap, step = 0.0, 0.0, 0.0, block_size(row)
     e_lost, r_lost, d_lost = 0.0, 0.0, 0.0
-    for start in range(0, row.size, step):
-        scores, part = row[start : start + step], work[start : start + step]
-        block = masses_between(masses, start, start + step)
-        if start <= excluded < start + step or scores.size < part.size:
-            x = excluded - start
-            mass = edit_masses(block, x, scores.size, part.size, spare)
-            edited = edit(scores, x, part.size, buffer)
-            e, r, d = exponentiate_masses(edited, m, sharpness, mass, part)
+    start = 0
+    while start < work.size:
+        stop = min(start + step, next_edit(start, excluded, row.size, work.size))
+        if stop > start:
+            block = masses_between(masses, start, stop)
+            scores, part = row[start:stop], work[start:stop]
+            e, r, d = exponentiate_masses(scores, m, sharpness, block, like, part)
         else:
-            e, r, d = exponentiate_masses(scores, m, sharpness, block, part)
+            stop = start + LANES
+            scores = edit(row[start:stop], excluded - start, LANES, buffer)
+            block = masses_between(masses, start, stop)
+            mass = edit_masses(block, excluded - start, min(stop, row.size) - start, LANES, spare)
+            e, r, d = exponentiate_masses(scores, m, sharpness, mass, like, work[start:stop])
         others, e_lost = add_exactly(others, e_lost, e)
         rest, r_lost = add_exactly(rest, r_lost, r)
         gap, d_lost = add_exactly(gap, d_lost, d)
+        start = stop
     return others + e_lost, rest + r_lost, (gap + d_lost) * sharpness
+
+
+@device
+def next_edit(start: Any, excluded: Any, classes: Any, end: Any) -> Any:
+    """Return where, from start on, LANES scores must first be edited before use, `end` if nowhere.
+
+    The excluded class is among them, or the row's end: a loop cut short there would be slow.
+    """
+    first = end
+    for place in (excluded, classes):
+        chunk = place // LANES * LANES
+        if start <= chunk < first:
+            first = chunk
+    return first
 
 
 @device
@@ -228,7 +257,7 @@ def loss_below(row: Any, m: Any, target: Any, buffer: Any, work: Any) -> Any:
     """Return loss, others, own of a row with maximum m; work keeps the others' exponentials."""
     score = read(row[target])
     others = exponentiate_others(row, m, target, buffer, work)
-    own = exp_of_scaled(score, F64(m), 1.0)
+    own = exp_of_scaled(score, F64(m), 1.0, work)
     return finish(F64(m) - F64(score), others, own), others, own
 
 
@@ -294,10 +323,10 @@ def hard_rows(
 
 
 @device
-def cap(row: Any, softcap: Any, scores: Any, slope: Any) -> None:
+def cap(row: Any, softcap: Any, like: Any, scores: Any, slope: Any) -> None:
     """Store softcap tanh(row / softcap) in scores and its derivative in slope."""
     for j in range(row.size):
-        t, slope[j] = tanh64(F64(read(row[j])) * (1.0 / softcap))
+        t, slope[j] = tanh(F64(read(row[j])) * (1.0 / softcap), like)
         scores[j] = softcap * t
 
 
@@ -373,11 +402,10 @@ def finish_masses(
     gap: Any, own_mass: Any, others: Any, own: Any, rest: Any, rest_gap: Any, m: Any, z_loss: Any
 ) -> Any:
     """Return the loss, the z-loss, and the factors of p and of the excluded class, unweighted."""
-    log_rest = log1p(others if gap == 0.0 else (others - 1.0) + own)
+    log_rest = log1p(select(gap == 0.0, others, (others - 1.0) + own))
     lse, total = m + log_rest, others + own
     loss = rest * log_rest + rest_gap
-    if own_mass != 0.0:
-        loss += own_mass * (gap + log_rest)
+    loss += select(own_mass != 0.0, own_mass * (gap + log_rest), 0.0)
     pull = 2.0 * z_loss * lse
     own_slope = (rest + pull) * (own / total) - own_mass * (others / total)
     return loss, z_loss * lse * lse, (rest + own_mass + pull) / total, own_slope
@@ -425,10 +453,10 @@ def mass_rows(
         x = excluded_class(targets, i, scores, m)
         masses = row_masses(targets, i, gain, base, spare)
         others, rest, rest_gap = add_up(
-            scores, F64(m), x, sharpness, masses, buffer, mass_buffer, work
+            scores, F64(m), x, sharpness, masses, replaced, buffer, mass_buffer, work
         )
         score = read(scores[x])
-        own = exp_of_scaled(score, F64(m), sharpness)
+        own = exp_of_scaled(score, F64(m), sharpness, replaced)
         gap = sharpness * (F64(m) - F64(score))
         mass = own_mass(targets, gain, masses, x)
         if rest + mass == 0.0 and z_loss == 0.0:  # nothing to learn, whatever the scores hold
@@ -489,7 +517,7 @@ def _prepare(row: Any, softcap: Any, replaced: Any, capped: Any, slope: Any) -> 
         return replaced
 
     def bounded(row, softcap, replaced, capped, slope):  # type: ignore[no-untyped-def]
-        cap(row, softcap, capped, slope)
+        cap(row, softcap, replaced, capped, slope)
         return capped
 
     if not isinstance(softcap, types.NoneType):

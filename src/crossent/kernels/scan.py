@@ -3,6 +3,9 @@
 from typing import Any
 
 from crossent.kernels.compiler import kernel
+from crossent.kernels.elementary import add_exactly
+from crossent.kernels.intrinsics import reordered_add
+from crossent.kernels.rows import BLOCK, sum_of
 
 
 @kernel
@@ -18,21 +21,63 @@ def scan_indices(targets: Any, classes: Any, ignore_index: Any, sums: Any) -> No
 
 
 @kernel
-def scan_probabilities(targets: Any, class_weight: Any, row_weight: Any, sums: Any) -> None:
-    """Add to sums the mass of all targets, how many are not in [0, 1], how many rows are one-hot.
+def weigh_indices(
+    targets: Any, ignore_index: Any, row_weight: Any, class_weight: Any, indices: Any, weights: Any
+) -> None:
+    """Store class indices, 0 where one is ignored, and each row's weight, 0 where it takes no part.
 
-    The mass is weighted; NaN is not in [0, 1]. An empty class_weight (C,) or row_weight (N,)
-    stands for ones; a row of weight 0 may hold anything.
+    weights (2, N) takes row_weight, and row_weight * class_weight[target]; an empty row_weight (N,)
+    or class_weight (C,) stands for ones.
+    """
+    for i in range(targets.size):
+        ignored = targets[i] == ignore_index
+        indices[i] = 0 if ignored else targets[i]
+        weight = 0.0 if ignored else (row_weight[i] if row_weight.size else 1.0)
+        weights[0, i] = weight
+        weights[1, i] = weight * (class_weight[indices[i]] if class_weight.size else 1.0)
+
+
+@kernel
+def scan_masses(values: Any, sums: Any) -> None:
+    """Add to sums[0] the total of a vector, to sums[1] how many are not in [0, 1]; NaN is not.
+
+    sums[2] takes what rounding sums[0] loses.
+    """
+    for start in range(0, values.size, BLOCK):
+        block, bad = values[start : start + BLOCK], 0
+        for i in range(block.size):
+            bad += not (block[i] >= 0.0 and block[i] <= 1.0)
+        sums[0], sums[2] = add_exactly(sums[0], sums[2], sum_of(block))
+        sums[1] += bad
+
+
+@kernel
+def scan_weighted_masses(targets: Any, class_weight: Any, row_weight: Any, sums: Any) -> None:
+    """Do what `scan_masses` does for rows: their weighted total, and only those of weight > 0.
+
+    An empty class_weight (C,) or row_weight (N,) stands for ones.
     """
     for i in range(targets.shape[0]):
-        row, mass, bad, ones, zeros = targets[i], 0.0, 0, 0, 0
+        row, mass, bad = targets[i], 0.0, 0
+        weight = row_weight[i] if row_weight.size else 1.0
+        if weight == 0.0:
+            continue
         for j in range(row.size):
             bad += not (row[j] >= 0.0 and row[j] <= 1.0)
+            each = class_weight[j] if class_weight.size else 1.0
+            mass = reordered_add(mass, row[j] * each)
+        sums[0], sums[2] = add_exactly(sums[0], sums[2], weight * mass)
+        sums[1] += bad
+
+
+@kernel
+def take_indices(targets: Any, indices: Any, sums: Any) -> None:
+    """Store where each row has its 1, and add to sums[0] how many rows are one-hot."""
+    for i in range(targets.shape[0]):
+        row, ones, zeros, at = targets[i], 0, 0, 0
+        for j in range(row.size):
             ones += row[j] == 1.0
             zeros += row[j] == 0.0
-            mass += row[j] * (class_weight[j] if class_weight.size else 1.0)
-        weight = row_weight[i] if row_weight.size else 1.0
-        if weight != 0.0:
-            sums[0] += weight * mass
-            sums[1] += bad
-        sums[2] += ones == 1 and zeros == row.size - 1
+            at += j * (row[j] == 1.0)
+        sums[0] += ones == 1 and zeros == row.size - 1
+        indices[i] = at

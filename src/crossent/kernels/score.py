@@ -1,8 +1,9 @@
 """Predictions judged, a tile of rows at a time: loss, rank, confidence, Brier score, added up.
 
-Letters: N rows, C classes; lane i of every vector is row i of the tile (see tiles.py). Every row
-ends in a state: FINE and INFINITE ones take part, IGNORED ones do not, and any later state is an
-error that the caller puts into words.
+Letters: N rows, C classes. A tile is turned on the way in, so that lane i of every vector is row i
+and no vector is left half empty by a row of three classes (as in tiles.py). Every row ends in a
+state: FINE and INFINITE ones take part, IGNORED ones do not, and any later state is an error that
+the caller puts into words.
 """
 
 import math
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import F64, log1p
+from crossent.kernels.elementary import F64, add_exactly, exp_of_difference, log1p, raised_exp
 from crossent.kernels.halves import scratch_like
 from crossent.kernels.intrinsics import (
     borrowed,
@@ -19,26 +20,20 @@ from crossent.kernels.intrinsics import (
     fma,
     keep,
     magnitude,
-    maximum,
     reordered_add,
     select,
 )
-from crossent.kernels.rows import lowering
-from crossent.kernels.strips import TILE
-from crossent.kernels.tiles import (
-    exponentiate_tile,
-    finish_tile,
-    take_maxima_of_tile,
-    take_targets,
-    turn,
-)
+from crossent.kernels.rows import finish, limit, lowering
+from crossent.kernels.turning import VECTOR, turn_in
 
 FINE, INFINITE, IGNORED, MISSING, UNKNOWN, OUTSIDE, NOT_ONE = range(7)
 STATES = 7
 I32 = np.int32
 U64 = np.uint64
-TILE_SCORES = 1 << 16  # at most, so that tiles of long rows stay in the cache
+LANES = 144  # whole vectors, but no power of two: columns of one would crowd a few cache sets
 LEAST_LANES = 8
+TILE_SCORES = 1 << 16  # so that tiles of long rows, of fewer lanes, stay in the cache
+FOLD = 4  # classes whose partial sum is then folded into float64: each addition costs half an ulp
 LARGEST = 1.7976931348623157e308
 
 
@@ -75,14 +70,15 @@ def score_rows(
     """
     rows, keys = borrowed(rows), borrowed(keys)
     columns = rows.shape[1]
-    lanes = min(max(TILE_SCORES // columns, LEAST_LANES), TILE)
-    tile = scratch_like(rows, (columns + 4) * lanes).reshape(-1, lanes)
+    lanes = min(max(TILE_SCORES // columns, LEAST_LANES), LANES)
+    height = 4 + columns + VECTOR // 4  # squares are turned whole
+    tile = scratch_like(rows, height * lanes).reshape(height, lanes)
     wide = np.zeros((10, lanes))
     small = np.zeros((5, lanes), np.int32)
     for j in range(tile.shape[0]):
         for i in range(lanes):
             tile[j, i] = 0
-    work, narrow = borrowed(tile)[4:], borrowed(tile)
+    work, narrow = borrowed(tile)[4 : 4 + columns], borrowed(tile)
     own, greatest, least, partial = narrow[0], narrow[1], narrow[2], narrow[3]
     double, integer = borrowed(wide), borrowed(small)
     loss, confidence, brier, weight = double[0], double[1], double[2], double[3]
@@ -95,16 +91,15 @@ def score_rows(
         if addresses.size:
             gather(rows, addresses, first, last, work)
         else:
-            turn(rows[first:last], work)
+            turn_in(rows, first, last - first, borrowed(tile)[4:])
         take_classes(keys[first:last], low, classes, work, code, target, own)
         count_above(work, own, target, rank)
         if are_logits:
-            take_maxima_of_tile(work, greatest, last - first)
-            take_targets(target, work, own)
-            exponentiate_tile(work, greatest, partial, others, lost)
-            finish_tile(greatest, own, others, loss, total)
+            take_maxima(work, greatest, last - first)
+            take_targets(work, target, own)
+            exponentiate(work, greatest, partial, others, lost)
             add_up_squares(work, squares)
-            judge_scores(total, others, squares, clip, loss, confidence, brier, state)
+            judge_scores(greatest, own, others, squares, clip, loss, confidence, brier, state)
         else:
             survey(work, total, squares, greatest, least)
             take_wholes(total, renormalize, whole, inverse)
@@ -189,7 +184,7 @@ def load_row_weight(row_weight: Any, first: Any, last: Any, weight: Any) -> None
 
 @device
 def survey(work: Any, total: Any, squares: Any, greatest: Any, least: Any) -> None:
-    """Store every row's sum, sum of squares, maximum, and maximum of -p; NaN stays NaN."""
+    """Store every row's sum, sum of squares, maximum, and maximum of -p; NaN is in the sum."""
     for i in range(total.size):
         total[i], squares[i] = 0.0, 0.0
         greatest[i], least[i] = work[0, i], -work[0, i]
@@ -200,8 +195,8 @@ def survey(work: Any, total: Any, squares: Any, greatest: Any, least: Any) -> No
             total[i] += x
             squares[i] = fma(x, x, squares[i])
         for i in range(greatest.size):
-            greatest[i] = maximum(greatest[i], p[i])
-            least[i] = maximum(least[i], -p[i])
+            greatest[i] = select(p[i] > greatest[i], p[i], greatest[i])
+            least[i] = select(-p[i] > least[i], -p[i], least[i])
 
 
 @device
@@ -222,6 +217,7 @@ def check_probabilities(
     for i in range(state.size):
         sums_to_one = magnitude(total[i] * inverse[i] - 1.0) <= tolerance
         inside = select(least[i] <= 0.0, greatest[i] <= bound, False)
+        inside = select(total[i] == total[i], inside, False)
         state[i] = select(inside, select(sums_to_one, I32(FINE), I32(NOT_ONE)), I32(OUTSIDE))
 
 
@@ -243,7 +239,8 @@ def judge_probabilities(
     """
     overflows = 0
     for i in range(loss.size):
-        x = maximum(F64(own[i]), clip * whole[i])
+        least_p = clip * whole[i]
+        x = select(F64(own[i]) > least_p, F64(own[i]), least_p)
         loss[i] = log1p((whole[i] - x) / x)
         overflows += select(x > 0.0, loss[i] == np.inf, False)
     for i in range(loss.size):
@@ -257,6 +254,49 @@ def judge_probabilities(
 
 
 # Scores -----------------------------------------------------------------------------------------
+
+
+@device
+def take_maxima(work: Any, m: Any, rows: Any) -> None:
+    """Store the maxima of so many rows, whatever NaN is among them; replace +inf by its limit."""
+    for i in range(m.size):
+        m[i] = work[0, i]
+    for j in range(work.shape[0]):
+        scores = work[j]
+        for i in range(m.size):
+            m[i] = select(scores[i] > m[i], scores[i], m[i])
+    for i in range(rows):
+        if m[i] == np.inf:
+            m[i] = limit(work[:, i])
+
+
+@device
+def take_targets(work: Any, target: Any, own: Any) -> None:
+    """Take the targets' scores out of work, into own."""
+    for i in range(own.size):
+        own[i] = work[U64(target[i]), U64(i)]
+        work[U64(target[i]), U64(i)] = -np.inf
+
+
+@device
+def exponentiate(work: Any, m: Any, partial: Any, others: Any, lost: Any) -> None:
+    """Replace work by exp(work - m), raised; sum it over the classes, a few and then exactly."""
+    for i in range(others.size):
+        others[i], lost[i] = 0.0, 0.0
+    for start in range(0, work.shape[0], FOLD):
+        for i in range(partial.size):
+            partial[i] = 0
+        for j in range(start, min(start + FOLD, work.shape[0])):
+            scores = work[j]
+            for i in range(partial.size):
+                e = raised_exp(scores[i], m[i])
+                scores[i] = e
+                partial[i] += e
+        for i in range(others.size):
+            others[i], lost[i] = add_exactly(others[i], lost[i], F64(partial[i]))
+    lower = lowering(work)
+    for i in range(others.size):
+        others[i] = (others[i] + lost[i]) * lower
 
 
 @device
@@ -274,7 +314,8 @@ def add_up_squares(work: Any, squares: Any) -> None:
 
 @device
 def judge_scores(
-    total: Any,
+    m: Any,
+    score: Any,
     others: Any,
     squares: Any,
     clip: Any,
@@ -286,10 +327,14 @@ def judge_scores(
     """Store the same for p = exp / total, whose maximum is 1 / total; OUTSIDE where it is NaN."""
     most = -math.log(clip) if clip > 0.0 else np.inf
     for i in range(loss.size):
+        own = exp_of_difference(F64(score[i]), F64(m[i]))
+        loss[i] = finish(F64(m[i]) - F64(score[i]), others[i], own)
+        confidence[i] = 1.0 / (others[i] + own)
+    for i in range(loss.size):
+        share = others[i] * confidence[i]
+        brier[i] = squares[i] * confidence[i] * confidence[i] + share * share
         state[i] = select(loss[i] >= 0.0, I32(FINE), I32(OUTSIDE))
         loss[i] = select(loss[i] > most, most, loss[i])
-        confidence[i] = 1.0 / total[i]
-        brier[i] = (squares[i] + others[i] * others[i]) / (total[i] * total[i])
 
 
 # Adding up --------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from numba import types
 from numba.extending import overload
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import F64, add_exactly, exp_of_difference, log1p
+from crossent.kernels.elementary import F64, add_exactly, at_least, exp_of_negative, log1p
 from crossent.kernels.halves import put, read, scratch_like
-from crossent.kernels.intrinsics import magnitude, maximum, reordered_add, select
+from crossent.kernels.intrinsics import fma, magnitude, reordered_add, select
 from crossent.kernels.rows import sum_of
 
 BLOCK = 2048  # outputs at a time
@@ -31,7 +31,7 @@ WIDE_BLOCK = 256  # float64: a block's sum is added exactly, within it rounding 
 def both_sigmoids(z: Any) -> Any:
     """Return sigmoid(z), sigmoid(-z) and exp(-|z|)."""
     zero, one = type(z)(0.0), type(z)(1.0)
-    e = exp_of_difference(-magnitude(z), zero)
+    e = exp_of_negative(-magnitude(z))
     near = one / (one + e)
     far = e * near
     return select(z >= zero, near, far), select(z >= zero, far, near), e
@@ -43,9 +43,9 @@ def binary(z: Any, a: Any, b: Any) -> Any:
     zero = type(z)(0.0)
     up, down, e = both_sigmoids(z)
     rest = log1p(e)
-    positive = select(a != zero, a * (maximum(-z, zero) + rest), zero)  # 0 * inf = 0
-    negative = select(b != zero, b * (maximum(z, zero) + rest), zero)
-    return positive + negative, b * up - a * down
+    positive = select(a != zero, a * (at_least(-z, zero) + rest), zero)  # 0 * inf = 0
+    negative = select(b != zero, b * (at_least(z, zero) + rest), zero)
+    return positive + negative, fma(b, up, -a * down)
 
 
 @device
@@ -68,8 +68,8 @@ def block(
     zero, one, half = kind(0.0), kind(1.0), kind(0.5)
     for i in range(z.size):
         c = kind(y[i])
-        a = c * (one - smoothing) + half * smoothing
-        b = (one - c) * (one - smoothing) + half * smoothing
+        a = fma(c, one - smoothing, half * smoothing)
+        b = fma(one - c, one - smoothing, half * smoothing)
         if pos_weight is None:
             loss, slope = quadratic(read(z[i]), a, b)
         else:
@@ -166,7 +166,7 @@ def sigmoid_rows(
     (n, J), or empty for ones. sums[2] takes what rounding sums[0] loses.
     """
     samples, outputs = logits.shape
-    limit = WIDE_BLOCK if logits.itemsize == 8 else BLOCK
+    limit = min(WIDE_BLOCK if logits.itemsize == 8 else BLOCK, max(logits.size, 1))
     step = max(1, limit // outputs)
     weights = np.ones(step * outputs if weight.size or losses is not None else 0)
     pull = scratch_like(logits, step * outputs)
@@ -201,4 +201,4 @@ def sigmoid_each(logits: Any, logarithm: Any, out: Any) -> None:
     for i in range(logits.size):
         z = read(logits[i])
         up, _, e = both_sigmoids(z)
-        put(out, i, select(logarithm, -(maximum(-z, type(z)(0.0)) + log1p(e)), up))
+        put(out, i, select(logarithm, -(at_least(-z, type(z)(0.0)) + log1p(e)), up))

@@ -1,16 +1,13 @@
-"""Softmax errors of a whole row of target masses: cross-entropy with every option, two-term error.
+"""The two-term softmax error, and the activations.
 
-One form serves every option. With t_j the mass of class j after smoothing and class weights,
-T = sum t, s the scores after softcap and temperature, p = softmax(s), lse = logsumexp(s), w the
-row's weight and zeta the z-loss coefficient:
+With t_j the mass of class j after smoothing, p = softmax(s), q = 1 - p:
 
-    loss = w [sum_j t_j (lse - s_j) + zeta lse^2]
-    d loss / d s_j = w [(T + 2 zeta lse) p_j - t_j]
+    loss = -sum_j [t_j ln p_j + (1 - t_j) ln q_j]
+    d loss / d s_k = u_k - p_k sum_j u_j,    u = (p - t) / (1 - p)
 
-Every term of the first sum is >= 0, so nothing cancels. p_j - t_j is a difference, so all of it
-is computed in float64 whatever the logits' type. For a winner that takes nearly all (1 - p small)
-T p - t is taken as R p - t (1 - p), with R the mass on the other classes and 1 - p = others /
-total summed, not subtracted: the tail of a confident right answer stays exact.
+Every term of the loss is >= 0, so nothing cancels. Differences such as p - t are computed in
+float64 whatever the logits' type. For a winner that takes nearly all, 1 - p = others / total is
+summed, not subtracted: the tail of a confident answer stays exact.
 
 Rows are worked on in strips (see strips.py). Targets are class indices (N,) or masses (N, C). An
 empty row_weight (N,) stands for ones; empty losses (N,) or gradient (N, C) are not wanted.
@@ -23,7 +20,7 @@ from numba import types
 from numba.extending import overload
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import F64, add_exactly, exp_of_difference, log1p, tanh64
+from crossent.kernels.elementary import F64, add_exactly, exp_of_difference, log1p, tanh
 from crossent.kernels.halves import read
 from crossent.kernels.intrinsics import borrowed, keep, maximum, select
 from crossent.kernels.strips import (
@@ -51,7 +48,7 @@ def transform(scores: Any, slope: Any, softcap: Any, temperature: Any) -> None:
     sharpness = 1.0 / temperature
     if softcap > 0.0:
         for i in range(scores.size):
-            t, d = tanh64(scores[i] * (1.0 / softcap))
+            t, d = tanh(scores[i] * (1.0 / softcap), scores)
             scores[i], slope[i] = softcap * t * sharpness, d * sharpness
     elif temperature != 1.0:
         for i in range(scores.size):
@@ -166,67 +163,23 @@ def add_up_few(work: Any, mass: Any, m: Any, sums: Any) -> None:
 
 
 @device
-def combine(work: Any, mass: Any, slope: Any, factors: Any) -> None:
-    """Replace work = exp(s - m) by (a exp - b t) slope; a winner has its own a and b."""
-    a, b, winner_a, winner_b = factors[0], factors[1], factors[2], factors[3]
-    for s in range(work.shape[0]):
-        e, t, d = work[s], mass[s], slope[s % slope.shape[0]]
-        for i in range(a.size):
-            wins = e[i] == 1.0
-            up, down = select(wins, winner_a[i], a[i]), select(wins, winner_b[i], b[i])
-            e[i] = (up * e[i] - down * t[i]) * d[i]
-
-
-@device
-def leave_out_empty(sums: Any, z_loss: Any, weight: Any) -> None:
-    """Give rows without any mass the weight 0: nothing to learn, whatever their scores hold."""
+def finish(sums: Any, weight: Any, scale: Any, loss: Any, factor: Any) -> None:
+    """Turn sums into the rows' weighted first terms and the factor of their gradients."""
     for i in range(different(weight)):
-        if sums[WHOLE, i] == 0.0 and z_loss == 0.0:
-            weight[i] = 0.0
-
-
-@device
-def finish(
-    m: Any, sums: Any, weight: Any, scale: Any, z_loss: Any, loss: Any, penalty: Any, factors: Any
-) -> None:
-    """Turn sums into the rows' weighted losses, z-losses and the factors of `combine`."""
-    for i in range(different(m)):
-        others, total = sums[LESS, i] + (sums[TIES, i] - 1.0), sums[LESS, i] + sums[TIES, i]
-        log_total = log1p(others)
-        lse = m[i] + log_total
+        log_total = log1p(sums[LESS, i] + (sums[TIES, i] - 1.0))
         loss[i] = weight[i] * (sums[WHOLE, i] * log_total + sums[GAP, i])
-        penalty[i] = weight[i] * z_loss * lse * lse
-        b = weight[i] * scale
-        z = 2.0 * z_loss * lse * b
-        a = (sums[WHOLE, i] * b + z) / total
-        alone = others < 0.5  # then no other exponential can round to the winner's 1
-        factors[0, i], factors[1, i] = a, b
-        factors[2, i] = (sums[REST, i] * b + z) / total if alone else a
-        factors[3, i] = b * others / total if alone else b
-    for k in range(factors.shape[0]):
-        spread(factors[k])
+        factor[i] = weight[i] * scale
+    spread(factor)
 
 
 @device
-def raise_penalties(logits: Any, m: Any, weight: Any, penalty: Any) -> None:
-    """Make the z-loss of a row that holds +inf infinite: its limit hides how high it was."""
-    for i in range(logits.shape[0]):
-        if m[i] == 0.0 and weight[i] != 0.0 and largest_of(logits[i]) == np.inf:
-            penalty[i] = np.inf
-
-
-@device
-def report(
-    weight: Any, loss: Any, penalty: Any, start: Any, stop: Any, losses: Any, sums: Any
-) -> None:
-    """Add losses to sums[0], z-losses to sums[1], what rounding loses to the next two; store."""
+def report(weight: Any, loss: Any, start: Any, stop: Any, losses: Any, sums: Any) -> None:
+    """Add losses to sums[0], what rounding loses to sums[2]; store them."""
     for i in range(stop - start):
         value = loss[i] if weight[i] != 0.0 else 0.0
-        extra = penalty[i] if weight[i] != 0.0 else 0.0
         sums[0], sums[2] = add_exactly(sums[0], sums[2], value)
-        sums[1], sums[3] = add_exactly(sums[1], sums[3], extra)
         if losses.size:
-            losses[start + i] = value + extra
+            losses[start + i] = value
 
 
 @device
@@ -236,58 +189,6 @@ def store_gradient(work: Any, weight: Any, rows: Any) -> None:
     for i in range(rows.shape[0]):
         if weight[i] == 0.0:
             rows[i] = 0  # the bits of every type's zero
-
-
-@kernel
-def soft_rows(
-    logits: Any,
-    targets: Any,
-    row_weight: Any,
-    class_weight: Any,
-    smoothing: Any,
-    z_loss: Any,
-    softcap: Any,
-    temperature: Any,
-    scale: Any,
-    losses: Any,
-    gradient: Any,
-    sums: Any,
-) -> None:
-    """Add the weighted losses to sums[0] and z-losses to sums[1]; store losses and gradient.
-
-    softcap 0 stands for none. The gradient is multiplied by scale, the losses are not.
-    """
-    logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
-    classes = logits.shape[1]
-    scratch = new_strips(5 if softcap > 0.0 else 4, classes)
-    strips = borrowed(scratch)
-    work, mass, gain, base = strips[0], strips[1], strips[2], strips[3]
-    lay_out(class_weight, 1.0 - smoothing, gain)
-    lay_out(class_weight, smoothing / classes, base)
-    lay_out(class_weight, smoothing / classes, mass)
-    per_lane = np.full((24, work.shape[1]), 1.0 / temperature)
-    lanes = borrowed(per_lane)
-    slope = strips[4] if softcap > 0.0 else lanes[:1]
-    m, loss, penalty, weight = lanes[1], lanes[2], lanes[3], lanes[4]
-    row_sums, factors, partial, lost = lanes[5:10], lanes[10:14], lanes[14:19], lanes[19:24]
-    step = different(m)
-    for start in range(0, logits.shape[0], step):
-        stop = min(start + step, logits.shape[0])
-        load_scores(logits[start:stop], work, slope, m, softcap, temperature)
-        load_masses(targets[start:stop], mass, gain, base)
-        load_weights(row_weight, start, stop, weight)
-        add_up(work, mass, m, row_sums, partial, lost)
-        leave_out_empty(row_sums, z_loss, weight)
-        finish(m, row_sums, weight, scale, z_loss, loss, penalty, factors)
-        if z_loss > 0.0 and softcap == 0.0:
-            raise_penalties(logits[start:stop], m, weight, penalty)
-        report(weight, loss, penalty, start, stop, losses, sums)
-        if gradient.size:
-            combine(work, mass, slope, factors)
-            store_gradient(work, weight, gradient[start:stop])
-        unload_masses(targets[start:stop], mass, base)
-    keep(scratch)
-    keep(per_lane)
 
 
 # The two-term error -----------------------------------------------------------------------------
@@ -418,7 +319,10 @@ def two_term_rows(
     gradient: Any,
     sums: Any,
 ) -> None:
-    """Do what `soft_rows` does for -sum_j [c_j ln p_j + (1 - c_j) ln(1 - p_j)], p a softmax."""
+    """Add the weighted losses to sums[0]; store losses (unscaled) and gradient (times scale).
+
+    sums[2] takes what rounding sums[0] loses.
+    """
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
     classes = logits.shape[1]
     scratch = new_strips(5, classes)
@@ -427,12 +331,12 @@ def two_term_rows(
     lay_out(class_weight, 1.0 - smoothing, gain)
     lay_out(class_weight, smoothing / classes, base)
     lay_out(class_weight, smoothing / classes, mass)
-    per_lane = np.ones((30, work.shape[1]))
+    per_lane = np.ones((26, work.shape[1]))
     lanes = borrowed(per_lane)
-    m, loss, complement, weight = lanes[1], lanes[2], lanes[3], lanes[4]
-    row_sums, factors, partial, lost = lanes[5:10], lanes[10:14], lanes[14:19], lanes[19:24]
-    others, total, pull, winner = lanes[24], lanes[25], lanes[26], lanes[27]
-    distance, second = lanes[28], lanes[29]
+    m, loss, complement, weight, factor = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
+    row_sums, partial, lost = lanes[5:10], lanes[10:15], lanes[15:20]
+    others, total, pull, winner = lanes[20], lanes[21], lanes[22], lanes[23]
+    distance, second = lanes[24], lanes[25]
     step = different(m)
     for start in range(0, logits.shape[0], step):
         stop = min(start + step, logits.shape[0])
@@ -442,18 +346,17 @@ def two_term_rows(
         load_masses(targets[start:stop], mass, gain, base)
         load_weights(row_weight, start, stop, weight)
         add_up(work, mass, m, row_sums, partial, lost)
-        finish(m, row_sums, weight, scale, 0.0, loss, complement, factors)
+        finish(row_sums, weight, scale, loss, factor)
         for i in range(m.size):
             others[i] = row_sums[LESS, i] + (row_sums[TIES, i] - 1.0)
             total[i] = row_sums[LESS, i] + row_sums[TIES, i]
         add_up_complements(work, mass, others, total, distance, complement, pull, lost)
         for i in range(m.size):
             loss[i] += complement[i] * weight[i]
-            complement[i] = 0.0
-        report(weight, loss, complement, start, stop, losses, sums)
+        report(weight, loss, start, stop, losses, sums)
         if gradient.size:
             winner_pull(work, mass, others, winner)
-            combine_two_terms(work, mass, share, others, total, pull, winner, factors[1])
+            combine_two_terms(work, mass, share, others, total, pull, winner, factor)
             store_gradient(work, weight, gradient[start:stop])
         unload_masses(targets[start:stop], mass, base)
     keep(scratch)

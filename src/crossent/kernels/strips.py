@@ -156,9 +156,10 @@ def take_limits(strip: Any, m: Any) -> None:
 
 @device
 def take_limit(scores: Any) -> Any:
-    """Replace +inf by 0 and all else by -inf, and return how many there were of the first."""
+    """Replace +inf by 0 and all else but NaN by -inf; return how many there were of the first."""
     infinite = 0
     for j in range(scores.size):
         infinite += scores[j] == np.inf
-        scores[j] = 0.0 if scores[j] == np.inf else -np.inf
+        below = -np.inf if scores[j] == scores[j] else np.nan
+        scores[j] = 0.0 if scores[j] == np.inf else below
     return infinite
