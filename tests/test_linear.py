@@ -41,6 +41,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 OPTIONS["all"] = {name: value for each in OPTIONS.values() for name, value in each.items()}
 REDUCTIONS = ("none", "sum", "mean", "batchmean")
+WAYS = [  # every option alone, none and all of them with every reduction
+    *((options, "mean") for options in OPTIONS),
+    *product(("plain", "all"), ("none", "sum", "batchmean")),
+]
 
 
 def masses(targets: Any) -> tuple[Array, Array]:
@@ -105,8 +109,7 @@ def close(found: Any, expected: Any, rtol: float = 1e-11) -> None:
 # The same as all scores at once -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("options", "reduction"), WAYS)
 @EVERY
 def test_value_and_gradients_are_those_of_the_formulas(
     kind: str, options: str, reduction: str
@@ -197,6 +200,16 @@ def test_narrower_types_are_computed_in_float32_and_rounded_once(kind: str, dtyp
         assert (error <= 1.01 * unit * np.abs(slope) + 1e-6 * np.abs(slope).max() + smallest).all()
 
 
+def test_a_half_types_weight_is_widened_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w, b = (array.astype(np.float16) for array in (X, W, B))
+    whole = head().value_and_grad(x, w, LABELS, b)
+    monkeypatch.setattr("crossent.linear_numpy.BESIDE", 4 * D * 10)  # ten classes of 67 at a time
+    value, found = head().value_and_grad(x, w, LABELS, b)
+    assert value == pytest.approx(whole[0], rel=1e-6)
+    for one, other in zip(gradients(found), gradients(whole[1]), strict=True):
+        np.testing.assert_allclose(one.astype(float), other.astype(float), rtol=2e-3, atol=1e-7)
+
+
 @EVERY
 def test_targets_of_half_types(kind: str) -> None:
     y = TARGETS[kind]
@@ -209,7 +222,14 @@ def test_targets_of_half_types(kind: str) -> None:
     else:
         narrow = (y[0].astype(np.uint8), y[1].astype(np.float16))
         wide = (y[0], narrow[1].astype(np.float64))
-    assert head()(X, W, narrow, B) == head()(X, W, wide, B)
+    assert head()(X, W, narrow, B) == pytest.approx(head()(X, W, wide, B), rel=1e-14)
+
+
+def test_a_class_that_stands_twice_has_the_sum() -> None:
+    y = (np.array([[3, 3, 1]] * N), np.array([[0.75, 0.25 + 5e-5, 0.0]] * N))  # to 1e-4 it is 1
+    once = (np.array([[3, 1]] * N), np.array([[1.0, 0.0]] * N))
+    assert head()(X, W, y) == pytest.approx(head()(X, W, once), rel=1e-4)
+    assert head(reduction="sum")(X, W, y) == head(reduction="sum")(X, W, once)
 
 
 @pytest.mark.parametrize("flip", ["features", "weight", "both"])
@@ -322,7 +342,7 @@ def test_a_filter_for_narrower_types(dtype: Any) -> None:
         assert np.linalg.norm(each - true) <= getattr(found.dropped, name) + rounding
 
 
-def test_the_tolerance_is_of_a_row_before_the_mean_divides() -> None:
+def test_the_tolerance_of_a_filter_is_before_the_mean_divides() -> None:
     sums = head(reduction="sum", filter_tolerance=1e-2).value_and_grad(8 * X, W, LABELS)[1]
     means = head(reduction="mean", filter_tolerance=1e-2).value_and_grad(8 * X, W, LABELS)[1]
     count = (LABELS != -100).sum()

@@ -17,7 +17,22 @@ from torch.autograd import gradcheck, gradgradcheck
 import crossent
 from crossent import torch_linear
 from crossent.torch import LinearCrossEntropyLoss, head_statistics
-from test_linear import BAD, DENSE, LABELS, OPTIONS, REDUCTIONS, TARGETS, TOP, WEIGHT, B, N, V, W, X
+from test_linear import (
+    BAD,
+    DENSE,
+    LABELS,
+    OPTIONS,
+    REDUCTIONS,
+    TARGETS,
+    TOP,
+    WAYS,
+    WEIGHT,
+    B,
+    N,
+    V,
+    W,
+    X,
+)
 
 ROW = V * 8
 EVERY = pytest.mark.parametrize("kind", TARGETS)
@@ -60,8 +75,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 # The same as arrays -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("options", "reduction"), WAYS)
 @EVERY
 def test_values_and_gradients_are_those_of_the_arrays(
     kind: str, options: str, reduction: str, way: str
@@ -462,6 +476,18 @@ def test_several_decisions_weighed(reduction: str) -> None:
     for target in (y, soft):
         expected = crossent.cross_entropy(scores, target, sample_weight=w, **each)
         torch.testing.assert_close(module(tensor(X), target, w).detach(), expected)
+
+
+def test_bad_input_of_several_decisions() -> None:
+    module = LinearCrossEntropyLoss(5, 7, out_features=(2,))
+    x, y = torch.zeros(3, 5), torch.zeros(3, 2, dtype=torch.int64)
+    for target in (y[:, :1], torch.zeros(3, 2, 7), (y, y)):
+        with pytest.raises(ValueError, match=r"it must be a tensor of shape \(3, (7, )?2\)"):
+            module(x, target)
+    with pytest.raises(ValueError, match=r"input has shape \(5,\); with out_features it must"):
+        module(x[0], y)
+    with pytest.raises(ValueError, match=r"normalizer is 0.0"):
+        module(x, y, normalizer=0.0)
 
 
 def test_options_of_a_module_are_checked_when_it_is_made() -> None:

@@ -28,7 +28,7 @@ from crossent.threads import sum_over_rows
 
 Array = NDArray[Any]
 Rows = slice | NDArray[np.int64]
-Work = Callable[[slice, Array], NDArray[np.float64]]
+Work = Callable[[slice, Array], Any]
 
 BESIDE = 4 << 20  # bytes of features, or of widened weights, at a time: beside the budget
 WORTH_PICKING = 16  # a filter pays where it keeps no more than one entry in so many
@@ -319,7 +319,7 @@ class Call:
         """Return the sums over all rows; store their losses, and take their gradients back."""
         back = bool(layer.gradients)
 
-        def work(chunk: slice, scores: Array) -> NDArray[np.float64]:
+        def work(chunk: slice, scores: Array) -> tuple[float, float]:
             rows = layer.select(chunk)
             each = None if losses is None else np.empty(len(scores))
             totals = self.problem(rows, scores).run(scale, each, scores if back else None)
@@ -382,9 +382,9 @@ def _targets(loss: Any, value: Any, shape: tuple[int, ...], dtype: Any, weights:
     if array.dtype.kind not in "iu" and array.ndim == len(shape):
         return _dense(array, shape, weights, each)
     indices = checks.targets(value, shape, len(shape) - 1)
-    y, weights = on_arrays._index_targets(indices, weights, shape[-1], loss.ignore_index)
-    mass = each[y] if each.size else np.ones(len(y))
-    return _summed(lambda rows: y[rows], weights, mass, 0)
+    y, ignored = on_arrays._index_targets(indices, shape[-1], loss.ignore_index)
+    y, weights, mass = on_arrays._row_weights(y, ignored, weights, each)
+    return _summed(lambda rows: y[rows], weights, mass, len(y))
 
 
 def is_pair(value: Any, ndim: int) -> bool:
@@ -393,12 +393,11 @@ def is_pair(value: Any, ndim: int) -> bool:
 
 
 def _summed(
-    of: Callable[[Rows], Array], weights: Array, mass: Array, bytes_per_score: int
+    of: Callable[[Rows], Array], weights: Array, mass: Array, rows: int, bytes_per_score: int = 0
 ) -> Targets:
-    """Return targets whose rows have these masses."""
-    if not weights.size:
-        return Targets(of, weights, float(mass.sum()), float(len(mass)), bytes_per_score)
-    return Targets(of, weights, float(weights @ mass), float(weights.sum()), bytes_per_score)
+    """Return targets of so many rows of these weights and weighted masses; empty ones are 1."""
+    weight, samples = (float(each.sum()) if each.size else float(rows) for each in (mass, weights))
+    return Targets(of, weights, weight, samples, bytes_per_score)
 
 
 def _dense(value: Array, shape: tuple[int, ...], weights: Array, each: Array) -> Targets:
@@ -438,7 +437,8 @@ def _top(
     k = indices.shape[-1]
     laid_out = LaidOut(indices.reshape(-1, k), p.reshape(-1, k), shape[-1], dtype)
     mass = (laid_out.p * each[laid_out.indices] if each.size else laid_out.p).sum(axis=1)
-    return _summed(laid_out, weights, mass, np.dtype(dtype).itemsize)
+    mass = weights * np.where(weights != 0, mass, 0.0) if weights.size else mass
+    return _summed(laid_out, weights, mass, len(mass), np.dtype(dtype).itemsize)
 
 
 class LaidOut:
@@ -613,7 +613,7 @@ def statistics(call: Call) -> Statistics:
     layer = call.layer(())
     losses, lse, entropy, rank = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
 
-    def work(chunk: slice, scores: Array) -> NDArray[np.float64]:
+    def work(chunk: slice, scores: Array) -> tuple[float, float]:
         rows = layer.select(chunk)
         problem = call.problem(rows, scores)
         y = problem.targets if problem.targets.ndim == 1 else problem.targets.argmax(axis=1)

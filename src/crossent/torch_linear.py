@@ -722,36 +722,43 @@ class LinearCrossEntropyLoss(torch.nn.modules.loss._WeightedLoss):
         return value(head, input, layer.weight, *rest)
 
     def _of_many(
-        self, input: Tensor, target: Tensor, sample_weight: Tensor | None, normalizer: float | None
+        self, input: Tensor, target: Any, sample_weight: Tensor | None, normalizer: float | None
     ) -> Tensor:
         """Return the loss of several decisions for each row of features, one after the other."""
-        decisions = math.prod(self.out_features)
-        n = len(input)
-        soft = target.is_floating_point()
-        y = target.reshape(n, self.num_classes, decisions) if soft else target.reshape(n, decisions)
+        given = checks.normalizer(normalizer, self.reduction)
+        self._check_many(input, target)
+        n, decisions = len(input), math.prod(self.out_features)
+        y = target.reshape(n, *target.shape[1 : target.ndim - len(self.out_features)], decisions)
         w = None if sample_weight is None else sample_weight.reshape(n, decisions)
         weight = self.linear.weight.reshape(self.num_classes, decisions, -1)
         bias = None if self.linear.bias is None else self.linear.bias.reshape(-1, decisions)
         head = self._head("none")
-        losses = [
-            value(
-                head,
-                input,
-                weight[:, k],
-                y[..., k],
-                None if bias is None else bias[:, k],
-                None if w is None else w[:, k],
-                None,
-                self.weight,
-            )
-            for k in range(decisions)
-        ]
+        losses = []
+        for k in range(decisions):
+            own_bias, own_weight = (None if t is None else t[:, k] for t in (bias, w))
+            rest = (y[..., k], own_bias, own_weight, None, self.weight)
+            losses.append(value(head, input, weight[:, k], *rest))
         each = torch.stack(losses, 1)
         if self.reduction == "none":
             return each.reshape(n, *self.out_features)
-        divisor = normalizer or self._divisor(y, w)
-        checks.normalizer(normalizer, self.reduction)
+        divisor = self._divisor(y, w) if given is None else given
         return each.sum() / divisor if divisor else each.sum()
+
+    def _check_many(self, input: Tensor, target: Any) -> None:
+        """Raise unless features are rows, and targets have the axes of all decisions."""
+        if input.ndim != 2:
+            raise ValueError(
+                f"input has shape {tuple(input.shape)}; with out_features it must have shape "
+                f"(N, {self.linear.in_features})"
+            )
+        soft = isinstance(target, Tensor) and target.is_floating_point()
+        classes = (self.num_classes,) if soft else ()
+        shape = (len(input), *classes, *self.out_features)
+        if not isinstance(target, Tensor) or target.shape != shape:
+            found = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
+            raise ValueError(
+                f"target is of {found}; with out_features it must be a tensor of shape {shape}"
+            )
 
     def _divisor(self, y: Tensor, w: Tensor | None) -> float:
         """Return what the sum over all decisions is divided by."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import F64, exp_of_scaled, tanh64
+from crossent.kernels.elementary import F64, exp_of_scaled, tanh
 from crossent.kernels.halves import put, read
 from crossent.kernels.intrinsics import borrowed, keep, magnitude, maximum, reordered_add, select
 from crossent.kernels.rows import largest, limit
@@ -144,14 +144,14 @@ def row_statistics(
         for j in range(row.size):
             s[j] = F64(row[j])
             if softcap > 0.0:
-                s[j] = softcap * tanh64(s[j] * (1.0 / softcap))[0]
+                s[j] = softcap * tanh(s[j] * (1.0 / softcap), s)[0]
         m = largest(s)
         infinite = m == np.inf
         if infinite:
             m = limit(s)
         total, gap = 0.0, 0.0
         for j in range(s.size):
-            e = exp_of_scaled(s[j], m, sharpness)
+            e = exp_of_scaled(s[j], m, sharpness, s)
             total = reordered_add(total, e)
             gap = reordered_add(gap, select(e > 0.0, e * sharpness * (m - s[j]), 0.0))
         lse[i] = sharpness * m + np.log(total) + (np.inf if infinite else 0.0)
