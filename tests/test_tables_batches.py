@@ -144,6 +144,17 @@ def test_types_of_csv_columns_can_be_given(tmp_path: Path) -> None:
     assert batch.data.to_pydict() == {"code": ["01", "2b"], "x": [1.0, 2.5]}
 
 
+def test_a_csv_row_may_be_longer_than_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BLOCK", 256)
+    path = tmp_path / "t.csv"
+    wide = ",".join(f"c{j}" for j in range(200)) + "\n" + ",".join(["0.123456"] * 200) + "\n"
+    path.write_text(wide)
+    (batch,) = tables.batches(tables.parts([path]))
+    assert (batch.data.num_rows, batch.data.num_columns) == (1, 200)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_without_rows_is_a_part_without_batches(name: str, tmp_path: Path) -> None:
     parts = tables.parts([written(tmp_path, name, TABLE.slice(0, 0))])
@@ -204,6 +215,7 @@ def test_no_table_no_file_and_one_file_twice(
         (["empty"], "empty is a directory that holds no table"),
         (["no/*.csv"], "no/*.csv: no file has such a name"),
         (["no.csv"], "no.csv: there is no such file"),
+        (["iris"], "iris cannot be read: the suffix must be one of .csv, .tsv, .parquet, .pq, "),
         (["t.csv", "./t.csv"], f"{tmp_path / 't.csv'} is given 2 times; its rows would count as"),
     ]:
         with pytest.raises((ValueError, OSError), match=f"^{re.escape(message)}"):

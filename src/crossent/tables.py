@@ -28,6 +28,7 @@ _KINDS = {
     ".arrow": "Feather",
 }
 Stream = tuple["Part", Iterable[tuple[pa.RecordBatch, float]]]
+WIDTHS = 16  # times as long as its header is at most a row of a CSV file that is very wide
 BLOCK = 1 << 20  # bytes of a CSV file, or of a column of a Parquet file, read at a time
 
 
@@ -57,7 +58,7 @@ def read_table(source: str | Path, text_columns: Collection[str] = ()) -> pa.Tab
     if str(source) in SAMPLES:
         return _sample(str(source))
     path = Path(source)
-    with _reading(path) as kind:
+    with _reading(path, samples=True) as kind:
         table = _READ[kind](path, text_columns)
     _check_names(table.column_names, path)
     if table.num_rows == 0:
@@ -220,20 +221,20 @@ def batches(
 # Formats ----------------------------------------------------------------------------------------
 
 
-def _kind(path: Path, done: str = "read") -> str:
+def _kind(path: Path, done: str = "read", samples: bool = False) -> str:
     suffixes = path.suffixes[:-1] if path.suffix == ".gz" and done == "read" else path.suffixes
     kind = _KINDS.get(suffixes[-1].lower() if suffixes else "")
     if kind is None:
-        names = f", or one of {', '.join(SAMPLES)}" if done == "read" else ""
+        names = f", or one of {', '.join(SAMPLES)}" if samples else ""
         known = ", ".join(_KINDS)
         raise ValueError(f"{path} cannot be {done}: the suffix must be one of {known}{names}")
     return kind
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[str]:
+def _reading(path: Path, samples: bool = False) -> Iterator[str]:
     """Give the format of a file; what goes wrong while it is read becomes a sentence."""
-    kind = _kind(path)
+    kind = _kind(path, samples=samples)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     try:
@@ -309,7 +310,7 @@ def _csv_options(path: Path, column_types: Mapping[str, pa.DataType]) -> dict[st
     if not header.strip():
         raise ValueError(f"{path} is empty")
     return {
-        "read_options": csv.ReadOptions(block_size=BLOCK),
+        "read_options": csv.ReadOptions(block_size=max(BLOCK, WIDTHS * len(header))),
         "parse_options": csv.ParseOptions(delimiter=_delimiter(header), newlines_in_values=True),
         "convert_options": csv.ConvertOptions(
             null_values=MISSING, strings_can_be_null=True, column_types=dict(column_types)
