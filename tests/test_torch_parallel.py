@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import crossent
 import oracle
@@ -290,3 +291,41 @@ def test_no_rows_and_one_row(shape: tuple[int, ...], alone: None) -> None:
         torch.testing.assert_close(
             torch.autograd.grad(value.sum(), z)[0], torch.autograd.grad(known.sum(), z)[0]
         )
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps how many bytes the memory has that operations make; a view is not counted again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in given:
+            self.sizes.append(result.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "softcap": 5.0}])
+def test_beside_the_gradient_nothing_of_its_size_is_made(
+    options: dict[str, Any], alone: None
+) -> None:
+    z = example(150, 9000, dtype=torch.float32).requires_grad_()
+    with Recorder() as recorder:
+        vocab_parallel_cross_entropy(z, labels(150, 9000), **options).backward()
+    assert [size for size in recorder.sizes if size >= z.nbytes // 2] == [z.nbytes]
+
+
+def test_a_head_holds_no_more_scores_than_its_budget(alone: None) -> None:
+    x, weight = example(256, 8).float(), example(5000, 8).float().requires_grad_()
+    y, budget = labels(256, 5000), 10 * 5000 * 4
+    with Recorder() as recorder:
+        crossent.linear_cross_entropy(
+            x, weight, y, memory_budget=budget, group=dist.group.WORLD
+        ).backward()
+    assert budget in recorder.sizes
+    assert max(recorder.sizes) == budget
