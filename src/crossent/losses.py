@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from crossent import checks
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     from crossent.plain import ChainRule
 
 
-@lru_cache(maxsize=64)
 def _framework(array_type: Any) -> str:
     """Return the package that an array's type comes from, or that its type is derived from."""
+    if array_type.__module__ == "numpy":  # at once; torch.compile warns of a cache
+        return "numpy"
     packages = {kind.__module__.partition(".")[0] for kind in array_type.__mro__}
     return next((name for name in ("torch", "jax", "jaxlib") if name in packages), "numpy")
 
 
 def framework_of(array: Any, name: str) -> str:
     """Return "torch" or "numpy": who computes on arrays of this type."""
-    framework = _framework(type(array))  # type: ignore[arg-type]  # a type is hashable
+    framework = _framework(type(array))
     if framework not in ("torch", "numpy"):
         raise TypeError(
             f"{name} is a {framework} {type(array).__name__}; "
@@ -49,7 +50,7 @@ def _front_end(array: Any) -> Any:
 
 def _plain(array: Any) -> Any:
     """Return the module that needs no kernel for arrays of this type."""
-    if _framework(type(array)) == "torch":  # type: ignore[arg-type]
+    if _framework(type(array)) == "torch":
         return _front_end(array)
     import crossent.plain
 
