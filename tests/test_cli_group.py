@@ -85,6 +85,10 @@ ERRORS: list[tuple[BaseException, str]] = [
         ModuleNotFoundError("No module", name="pyarrow"),
         "crossent: this needs pyarrow, which is not installed: pip install 'crossent[fit]'\n",
     ),
+    (
+        ModuleNotFoundError("No module", name="torch"),
+        "crossent: this needs torch, which is not installed: pip install 'crossent[torch]'\n",
+    ),
     (ValueError(), "crossent: ValueError\n"),
 ]
 

@@ -253,7 +253,8 @@ class Objective:
     def _plane(self, parameters: Float64) -> tuple[Array, Array]:
         """Return W and b in the features' dtype."""
         weights, bias = self.affine(parameters)
-        return weights.astype(self.rows.dtype), bias.astype(self.rows.dtype)
+        dtype = self.rows.dtype
+        return weights.astype(dtype, copy=False), bias.astype(dtype, copy=False)
 
     def _sum(
         self,
@@ -261,10 +262,11 @@ class Objective:
         slopes: Callable[[Block, tuple[int, int]], tuple[float, Array]],
     ) -> tuple[float, Float64]:
         """Return the sums over all blocks of the values, and of (X - m)^T slope."""
-        total = np.zeros(1 + shape[0] * shape[1])
+        total: Float64 | None = None
         for number, batch in enumerate(self.rows.batches):
-            total += self._sum_of_batch(number, batch, shape, slopes)
-        total = self.rows.ranks.sum(total)
+            own = self._sum_of_batch(number, batch, shape, slopes)
+            total = own if total is None else np.add(total, own, out=total)
+        total = self.rows.ranks.sum(np.zeros(1 + shape[0] * shape[1]) if total is None else total)
         gradient = total[1:].reshape(shape)
         gradient[:-1] -= np.multiply.outer(self.origin, gradient[-1])
         return float(total[0]), gradient
@@ -288,13 +290,13 @@ class Objective:
         """Return what gives a block's scores; of rows in memory the last are kept."""
         if self._at is None or not np.array_equal(self._at, parameters):
             self._at, self._scores = parameters.copy(), {}
-        plane, kept = self._plane(parameters), self._scores
+        plane, kept = cache(lambda: self._plane(parameters)), self._scores
 
         def scores_at(block: Block, place: tuple[int, int]) -> Array:
             if not self.rows.kept:
-                return scores_of(block.features, *plane)
+                return scores_of(block.features, *plane())
             if place not in kept:
-                kept[place] = scores_of(block.features, *plane)
+                kept[place] = scores_of(block.features, *plane())
             return kept[place]
 
         return scores_at
@@ -364,11 +366,11 @@ class Coordinates:
 
     def parameters(self, position: Float64) -> Float64:
         """Return the parameters at a position."""
-        return np.vstack([self._apply(self.basis, position[:-1]), self.unit * position[-1]])
+        return self._apply(self.basis, position)
 
     def gradient(self, gradient: Float64) -> Float64:
         """Return the gradient in the position, given that in the parameters."""
-        return np.vstack([self._apply(self.basis.T, gradient[:-1]), self.unit * gradient[-1]])
+        return self._apply(self.basis.T, gradient)
 
     def position(self, parameters: Float64) -> Float64:
         """Return the position of parameters."""
@@ -378,9 +380,14 @@ class Coordinates:
             weights = solve_triangular(self.basis, parameters[:-1])
         return np.vstack([weights, parameters[-1] / self.unit])
 
-    @staticmethod
-    def _apply(basis: Float64, rows: Float64) -> Float64:
-        return basis[:, None] * rows if basis.ndim == 1 else basis @ rows
+    def _apply(self, basis: Float64, rows: Float64) -> Float64:
+        changed = np.empty_like(rows)
+        if basis.ndim == 1:
+            np.multiply(basis[:, None], rows[:-1], out=changed[:-1])
+        else:
+            np.matmul(basis, rows[:-1], out=changed[:-1])
+        changed[-1] = self.unit * rows[-1]
+        return changed
 
 
 def centre(rows: Rows) -> Float64:

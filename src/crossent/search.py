@@ -131,7 +131,8 @@ class Search:
         return trial.objective, trial.gradient
 
     def _hvp(self, position: Float64, vector: Float64) -> Float64:
-        at = self.coordinates.parameters(position.reshape(self._shape))
+        known = np.array_equal(position, self._best.position)
+        at = self._best.parameters if known else self._look(position).parameters
         along = self.coordinates.parameters(vector.reshape(self._shape))
         return self.coordinates.gradient(self.objective.hvp(at, along)).ravel()
 

@@ -29,7 +29,8 @@ class Failure(click.ClickException):
 def sentence(error: BaseException) -> str:
     """Return what an error says, for a user."""
     if isinstance(error, ModuleNotFoundError):
-        return f"this needs {error.name}, which is not installed: pip install 'crossent[fit]'"
+        extra = "torch" if error.name == "torch" else "fit"
+        return f"this needs {error.name}, which is not installed: pip install 'crossent[{extra}]'"
     if isinstance(error, MemoryError):
         return f"there is not enough memory: {error}"
     if isinstance(error, OSError) and error.strerror:
