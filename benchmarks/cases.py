@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import crossent
-from benchmarks import head, scoring
+from benchmarks import estimator, head, scoring
 from benchmarks.limits import COPY, READ, copies, reads
 from benchmarks.measure import Call, Case, Prepare, Target
 from benchmarks.peers import Work, peers
@@ -405,7 +405,7 @@ def _half(name: str, rows: int, classes: int, quick: bool) -> Case:
     return _softmax("index", rows, classes, dtype, HALF, quick)
 
 
-CASES: dict[str, Make] = dict(_table())
+CASES: dict[str, Make] = {**dict(_table()), **estimator.CASES}
 
 # Where peak memory is measured too: a process for each contestant takes its time.
 WITH_MEMORY = {
@@ -418,4 +418,5 @@ WITH_MEMORY = {
     "bfloat16_65536x1000",
     "dense_65536x1000",
     "head_4096x768x32768",
+    *estimator.CASES,
 }
