@@ -170,6 +170,27 @@ MUTANTS = (
         "",
         "test_errors.py::test_bad_input",
     ),
+    Mutant(
+        "the bound on what a filter drops",
+        "linear_numpy.py",
+        "np.sqrt(total * top) * _lengths(x)",
+        "total * top * _lengths(x)",
+        "test_linear.py::test_what_a_filter_drops_is_within_its_bound",
+    ),
+    Mutant(
+        "the parts of a weight that is widened part by part",
+        "linear_numpy.py",
+        "multiply(slope[:, part], w, out, add=True)",
+        "multiply(slope[:, part], w, out)",
+        "test_linear.py::test_a_half_types_weight_is_widened_part_by_part",
+    ),
+    Mutant(
+        "what comes from above the loss of a linear head",
+        "torch_linear.py",
+        "scaled(gradient, upstream).to(like.dtype)",
+        "gradient.to(like.dtype)",
+        "regressions/test_head.py::test_a_loss_that_is_scaled_afterwards",
+    ),
 )
 
 
