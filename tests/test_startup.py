@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
@@ -143,6 +144,23 @@ def test_a_changed_processor_gets_machine_code_of_its_own(warm: Path) -> None:
     assert len(after) == len(before) + 1
     assert value(SIGMOID, warm) == pytest.approx(EXPECTED, rel=1e-15)
     assert files(warm) == after
+
+
+def test_processes_that_compile_for_two_types_at_once_keep_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossent.kernels.compiler import kernel
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    cache = kernel(lambda x: x)._cache._cache_file  # type: ignore[attr-defined]
+    with monkeypatch.context() as both_find_nothing:
+        both_find_nothing.setattr(cache, "_load_index", dict)
+        cache.save("float32", "machine code for float32")
+        index_of_the_first = Path(cache._index_path).read_bytes()
+        cache.save("float64", "machine code for float64")
+    assert cache.load("float64") == "machine code for float64"
+    Path(cache._index_path).write_bytes(index_of_the_first)
+    assert cache.load("float32") == "machine code for float32"
 
 
 def test_a_change_in_any_file_of_the_kernels_is_compiled(tmp_path: Path) -> None:

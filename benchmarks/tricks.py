@@ -1,0 +1,212 @@
+"""What each trick of the kernels gains: `python -m benchmarks.tricks [--update-docs]`.
+
+Every trick is taken out of a copy of the package, by putting one text in place of another, and a
+case is timed with and without it, in processes that take turns. A gain is the median of the
+ratios; numbers near 1 mean that a trick does not pay.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "kernels.md"
+BEGIN, END = "<!-- tricks: begin -->\n", "<!-- tricks: end -->\n"
+TURNS = 3  # of both processes
+ROUNDS = 9  # timings a process, of which the least counts: others use this machine too
+
+
+@dataclass(frozen=True)
+class Trick:
+    """A trick, why it is there, the texts that take it out, and where it shows."""
+
+    name: str
+    why: str
+    file: str
+    texts: tuple[tuple[str, str], ...]
+    case: str
+
+
+TRICKS = (
+    Trick(
+        "`select` instead of `a if c else b`",
+        "a branch in a loop body may stop the vectoriser",
+        "sigmoid.py",
+        (
+            (
+                "select(a != zero, a * (at_least(-z, zero) + rest), zero)",
+                "(a * (at_least(-z, zero) + rest)) if a != zero else zero",
+            ),
+            (
+                "select(b != zero, b * (at_least(z, zero) + rest), zero)",
+                "(b * (at_least(z, zero) + rest)) if b != zero else zero",
+            ),
+        ),
+        "sigmoid float64",
+    ),
+    Trick(
+        "`borrowed` arrays",
+        "Numba counts references to an array's owner, atomically, for every row that is sliced off",
+        "rows.py",
+        (("logits, gradient = borrowed(logits), borrowed(gradient)\n", "pass\n"),),
+        "300",
+    ),
+    Trick(
+        "`larger` instead of `maximum`",
+        "one instruction instead of six, which tell 0 from -0 and keep NaN, of no use here",
+        "rows.py",
+        (("larger(m, read(row[j]))", "maximum(m, read(row[j]))"), ("larger,", "larger, maximum,")),
+        "32768",
+    ),
+    Trick(
+        "only a row's last scores are edited",
+        "a loop over exp that is cut short at the row's end costs as much as hundreds of scores",
+        "rows.py",
+        (("LANES = 64 ", "LANES = 2048 "),),
+        "1000",
+    ),
+    Trick(
+        "rows turned in registers",
+        "single elements would take a load and a store each, on the way in and out",
+        "turning.py",
+        (("whole = count // lanes * lanes", "whole = 0"),),
+        "10",
+    ),
+    Trick(
+        "short rows side by side",
+        "a square of ten or sixteen columns is turned at the price of one with two",
+        "tiles.py",
+        (("max(1, VECTOR // itemsize // logits.shape[1])", "1"),),
+        "2",
+    ),
+    Trick(
+        "the next tile is asked for while this one is computed",
+        "sixteen rows read at once are sixteen streams, more than the processor follows by itself",
+        "tiles.py",
+        (
+            ("ask_for(lines, start + depth, depth)", "pass"),
+            ("ask_for(slopes, start + depth, depth)", "pass"),
+        ),
+        "32",
+    ),
+    Trick(
+        "fewer lines for many classes",
+        "the tile stays in the nearest cache",
+        "tiles.py",
+        (("FEW_LINES = 48", "FEW_LINES = LINES"),),
+        "200",
+    ),
+    Trick(
+        "45 bits of exp for float32 scores with options",
+        "float64 is needed for differences, all of its bits are not",
+        "elementary.py",
+        (
+            (
+                "_exp_of_scaled64 if like.dtype == types.float64 else _exp_of_scaled32",
+                "_exp_of_scaled64",
+            ),
+        ),
+        "1000 smoothed",
+    ),
+    Trick(
+        "a float32 division and a Newton step in tanh",
+        "a vector of float64 divisions takes four times as long",
+        "elementary.py",
+        (("_tanh64 if like.dtype == types.float64 else _tanh32", "_tanh64"),),
+        "1000 capped",
+    ),
+)
+
+
+def measure(case: str) -> float:
+    """Return the least time of one case in this process."""
+    import numpy as np
+
+    import crossent
+
+    crossent.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    if case == "sigmoid float64":
+        logits, targets = rng.standard_normal(1 << 20), rng.random(1 << 20)
+        loss = crossent.BinaryCrossEntropy()
+    else:
+        classes, _, option = case.partition(" ")
+        logits = rng.standard_normal(((1 << 23) // int(classes), int(classes)), dtype=np.float32)
+        targets = rng.integers(int(classes), size=len(logits))
+        options = {"": {}, "smoothed": {"label_smoothing": 0.1}, "capped": {"softcap": 30.0}}
+        loss = crossent.CrossEntropy(**options[option])
+    out, times = np.zeros_like(logits), []
+    for _ in range(1 + ROUNDS):
+        start = time.perf_counter()
+        loss.value_and_grad(logits, targets, out=out)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def timed(package: Path, case: str) -> float:
+    """Return what `measure` finds in a process with the package at a path."""
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.tricks", "--measure", case],
+        env={**os.environ, "PYTHONPATH": str(package), "NUMBA_CACHE_DIR": ""},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(found.stdout)
+
+
+def gain(trick: Trick) -> float:
+    """Return how many times longer its case takes without the trick."""
+    with tempfile.TemporaryDirectory() as name:
+        package = Path(name)
+        without = package / "without" / "crossent"
+        for copy in (package / "with" / "crossent", without):
+            shutil.copytree(ROOT / "src" / "crossent", copy)
+        path = without / "kernels" / trick.file
+        text = path.read_text(encoding="utf-8")
+        for old, new in trick.texts:
+            if old not in text:
+                raise ValueError(f"{trick.file} no longer holds {old!r}")
+            text = text.replace(old, new)
+        path.write_text(text, encoding="utf-8")
+        pairs = [
+            (timed(without.parent, trick.case), timed(package / "with", trick.case))
+            for _ in range(TURNS)
+        ]
+    return statistics.median(slow / fast for slow, fast in pairs)
+
+
+def table() -> str:
+    """Return the tricks and their gains."""
+    lines = ["| trick | why | seen at | gain |", "|---|---|---|---:|"]
+    for trick in TRICKS:
+        place = trick.case if "sigmoid" in trick.case else f"{trick.case} classes"
+        place = place.replace(" smoothed classes", " classes, label smoothing")
+        place = place.replace(" capped classes", " classes, softcap")
+        lines.append(f"| {trick.name} | {trick.why} | {place} | {gain(trick):.2f} times |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--measure"]:
+        print(measure(sys.argv[2]))
+        return
+    found = table()
+    if sys.argv[1:] == ["--update-docs"]:
+        text = PAGE.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        PAGE.write_text(before + BEGIN + found + END + rest.split(END)[1], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
