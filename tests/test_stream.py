@@ -189,7 +189,7 @@ from crossent.cli import data
 from crossent.cli.group import commands
 data.BATCH_BYTES = 1 << 20
 data.BATCH_ROWS = 8192
-options = ["--target", "y", "--stream", "--max-iter", "2"]
+options = ["--target", "y", "--stream", "--max-iter", "1"]
 commands(["fit", sys.argv[1], *options], standalone_mode=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
