@@ -288,9 +288,11 @@ def second_of_two(given: Array, outputs: str) -> list[Array]:
 
 
 def _class_indices(value: Any, number: int, shape: tuple[int, ...]) -> Array:
+    from crossent.numpy import writable
+
     targets = checks.targets(value, shape, 1)
     if targets.dtype != np.int64:
         raise TypeError(
             f"targets of batch {number} has dtype {targets.dtype}; it must be class indices"
         )
-    return np.array(targets)
+    return writable(np.ascontiguousarray(targets))
