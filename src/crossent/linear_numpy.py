@@ -382,8 +382,8 @@ def _targets(loss: Any, value: Any, shape: tuple[int, ...], dtype: Any, weights:
     if array.dtype.kind not in "iu" and array.ndim == len(shape):
         return _dense(array, shape, weights, each)
     indices = checks.targets(value, shape, len(shape) - 1)
-    y, ignored = on_arrays._index_targets(indices, shape[-1], loss.ignore_index)
-    y, weights, mass = on_arrays._row_weights(y, ignored, weights, each)
+    y, ignored = on_arrays.index_targets(indices, shape[-1], loss.ignore_index)
+    y, weights, mass = on_arrays.row_weights(y, ignored, weights, each)
     return _summed(lambda rows: y[rows], weights, mass, len(y))
 
 
@@ -409,7 +409,7 @@ def _dense(value: Array, shape: tuple[int, ...], weights: Array, each: Array) ->
     for start in range(0, len(y), step):
         rows = slice(start, start + step)
         try:
-            total += on_arrays._mass_targets(
+            total += on_arrays.mass_targets(
                 y[rows].astype(wide, copy=False), weights[rows], each, 1
             )[1]
         except ValueError:

@@ -261,11 +261,11 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     weights = NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
     ignored = None  # none of the targets is
     if targets.dtype == np.int64:
-        y, ignored = _index_targets(targets, classes, loss.ignore_index)
+        y, ignored = index_targets(targets, classes, loss.ignore_index)
     else:
-        y, weight = _mass_targets(targets, weights, class_weight, axis)
+        y, weight = mass_targets(targets, weights, class_weight, axis)
     if y.ndim == 1:
-        y, weights, row_weight = _row_weights(y, ignored, weights, class_weight)
+        y, weights, row_weight = row_weights(y, ignored, weights, class_weight)
         weight = float(row_weight.sum()) if row_weight.size else float(len(z))
     if y.ndim == 1 and loss.name == "cross_entropy" and loss.is_plain:
         kernel = _hard_kernel(z, y, row_weight)
@@ -276,7 +276,7 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     return Problem(z, kernel, row_shape, True, weight, axis, y, weights)
 
 
-def _index_targets(targets: Array, classes: int, ignore_index: int) -> tuple[Array, int | None]:
+def index_targets(targets: Array, classes: int, ignore_index: int) -> tuple[Array, int | None]:
     """Return checked indices, and the one that is ignored if it is among them."""
     flat = writable(np.ascontiguousarray(targets.reshape(-1)))
     ignored, bad = sum_over_rows(
@@ -289,7 +289,7 @@ def _index_targets(targets: Array, classes: int, ignore_index: int) -> tuple[Arr
     return flat, ignore_index if ignored else None
 
 
-def _row_weights(
+def row_weights(
     y: Array, ignored: int | None, weights: Array, class_weight: Array
 ) -> tuple[Array, Array, Array]:
     """Return indices that are all classes, sample weights, and those times class weights.
@@ -310,7 +310,7 @@ def _row_weights(
     return indices, both[0], both[1]
 
 
-def _mass_targets(
+def mass_targets(
     targets: Array, weights: Array, class_weight: Array, axis: int
 ) -> tuple[Array, float]:
     """Check the masses of the rows that take part; return them and their weighted sum.

@@ -279,7 +279,7 @@ def value(
     class_weight: Tensor | None = None,
 ) -> Tensor:
     """Return the reduced loss, or the losses for reduction "none"."""
-    tensors = _beside(head, features, weight, targets, bias, sample_weight, class_weight)
+    tensors = head_tensors(head, features, weight, targets, bias, sample_weight, class_weight)
     normalizer = checks.normalizer(normalizer, head.reduction)
     if not _have_kernel(tensors):
         return _plain_value(head, tensors, normalizer)
@@ -297,7 +297,7 @@ def _have_kernel(tensors: Tensors) -> bool:
     return not are_transformed(*tensors)
 
 
-def _beside(
+def head_tensors(
     head: LinearCrossEntropy,
     features: Tensor,
     weight: Any,
@@ -351,7 +351,7 @@ def value_and_grad(
     wanted: tuple[str, ...],
 ) -> tuple[Tensor, HeadGradients]:
     """Return the reduced loss and the gradients wanted; autograd sees neither."""
-    tensors = _beside(head, features, weight, targets, bias, sample_weight, None)
+    tensors = head_tensors(head, features, weight, targets, bias, sample_weight, None)
     if is_on_cpu(features):
         x, w, b, y, p, s, _ = (None if t is None else array_of(t) for t in tensors)
         pair = y if p is None else (y, p)
@@ -467,13 +467,13 @@ def _check(head: LinearCrossEntropy, tensors: Tensors) -> Tensor:
         return torch_plain.check(head.loss, scores, y, s, tensors.class_weight)
     indices = checks.top_indices(torch_plain._stand_in(y, 0), shape)
     checks.top_probabilities(torch_plain._stand_in(p, 0), indices.shape, True)
-    pair: Tensor = _check_pair(y, p.detach(), None if s is None else s.detach(), shape[-1])
+    pair: Tensor = check_pair(y, p.detach(), None if s is None else s.detach(), shape[-1])
     of_rows = y.new_zeros(shape[:-1], dtype=torch.int64)
     return pair + torch_plain.check(head.loss, scores, of_rows, s, tensors.class_weight)
 
 
 @torch.library.custom_op("crossent::check_pair", mutates_args=())
-def _check_pair(
+def check_pair(
     indices: Tensor, probabilities: Tensor, sample_weight: Tensor | None, classes: int
 ) -> Tensor:
     """Raise what is wrong with a pair of targets, else return 0, also under vmap."""
@@ -483,21 +483,21 @@ def _check_pair(
     return probabilities.new_zeros(())
 
 
-@_check_pair.register_fake
+@check_pair.register_fake
 def _no_pair(
     indices: Tensor, probabilities: Tensor, sample_weight: Tensor | None, classes: int
 ) -> Tensor:
     return probabilities.new_zeros(())
 
 
-@_check_pair.register_vmap
+@check_pair.register_vmap
 def _check_pairs(
     info: Any, in_dims: tuple[int | None, ...], *arguments: Any
 ) -> tuple[Tensor, None]:
     """Check every member of a batch by itself."""
     pairs = list(zip(arguments[:3], in_dims, strict=False))
     for i in range(info.batch_size):
-        _check_pair(*(t if dim is None else t.select(dim, i) for t, dim in pairs), arguments[3])
+        check_pair(*(t if dim is None else t.select(dim, i) for t, dim in pairs), arguments[3])
     return arguments[1].new_zeros(()), None
 
 
@@ -570,7 +570,7 @@ def head_statistics(
     k = checks.whole_number("top_k", top_k)
     checks.number("top_k", k, 1, math.inf)
     with torch.no_grad():
-        tensors = _beside(head, features, weight, targets, bias, None, None)
+        tensors = head_tensors(head, features, weight, targets, bias, None, None)
         found = _on_arrays(head, tensors) if is_on_cpu(features) else _on_device(head, tensors)
     loss, lse, entropy, rank = found
     return HeadStatistics(loss, lse, entropy, rank, rank == 1, (rank >= 1) & (rank <= k))

@@ -110,7 +110,7 @@ def _checked(
             f"filter_tolerance is {head.filter_tolerance}, but over a group gradients are exact; "
             "leave it out"
         )
-    tensors = torch_linear._beside(head, features, weight, targets, bias, sample_weight, None)
+    tensors = torch_linear.head_tensors(head, features, weight, targets, bias, sample_weight, None)
     x, w, b, y, p, s, _ = tensors
     checks.head(*(torch_plain._stand_in(each, 0) for each in (x, w, b)))
     logits = x.new_empty(()).expand(*x.shape[:-1], len(w))  # takes no memory
@@ -128,7 +128,7 @@ def _part(own: HeadCall, shard: Shard) -> Part:
     if own.pair is None:
         return part
     w = own.call.sample_weight
-    torch_linear._check_pair(*own.pair, w, shard.classes)
+    torch_linear.check_pair(*own.pair, w, shard.classes)
     weight = part.weight.new_ones(len(part.weight)) if w is None else w.reshape(-1).double()
     return replace(part, y=weight.new_empty(len(weight), 0), weight=weight)
 
