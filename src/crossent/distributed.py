@@ -184,6 +184,7 @@ class _Life:
         self._rank, self._tell = rank, tell
         self._seen = {other: (0, 0.0) for other in (range(1, size) if rank == 0 else (0,))}
         self._over = threading.Event()
+        self._beat()  # at once: the work may be short, and who never gave a sign is not missed
         threading.Thread(target=self._watch, daemon=True).start()
 
     def end(self) -> None:
@@ -205,10 +206,13 @@ class _Life:
         except RuntimeError:  # the store is gone, and with it whoever could have been told
             return False
 
+    def _beat(self) -> None:
+        self._store.add(f"beat/{self._rank}", 1)
+
     def _watch(self) -> None:
         while not self._over.wait(BEAT):
             try:
-                self._store.add(f"beat/{self._rank}", 1)
+                self._beat()
                 silent = [rank for rank in self._seen if self._is_silent(rank)]
                 if silent:
                     self._store.compare_set("failure", "", _gone(silent[0]))
