@@ -88,23 +88,6 @@ TRICKS = (
         "2",
     ),
     Trick(
-        "the next tile is asked for while this one is computed",
-        "sixteen rows read at once are sixteen streams, more than the processor follows by itself",
-        "tiles.py",
-        (
-            ("ask_for(lines, start + depth, depth)", "pass"),
-            ("ask_for(slopes, start + depth, depth)", "pass"),
-        ),
-        "32",
-    ),
-    Trick(
-        "fewer lines for many classes",
-        "the tile stays in the nearest cache",
-        "tiles.py",
-        (("FEW_LINES = 48", "FEW_LINES = LINES"),),
-        "200",
-    ),
-    Trick(
         "45 bits of exp for float32 scores with options",
         "float64 is needed for differences, all of its bits are not",
         "elementary.py",

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from crossent import checks
 from crossent.kernels import rows, scan, soft, tiles
 from crossent.kernels import sigmoid as sigmoid_kernels
-from crossent.kernels.strips import SHORT
 from crossent.sums import LossSums
 from crossent.threads import sum_over_rows
 
@@ -351,7 +350,7 @@ def _one_hot_indices(y: Array) -> Array | None:
 
 
 def _hard_kernel(z: Array, y: Array, row_weight: Array) -> Kernel:
-    kernel = tiles.hard_tiles if z.shape[1] <= SHORT else rows.hard_rows
+    kernel = tiles.hard_tiles if z.shape[1] <= tiles.SHORT else rows.hard_rows
     z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
@@ -367,7 +366,7 @@ def _row_kernel(loss: Any, z: Array, y: Array, weights: Array, class_weight: Arr
     if loss.name == "softmax_binary_cross_entropy":
         kernel, options = soft.two_term_rows, [each, loss.label_smoothing]
     else:
-        short = z.shape[1] <= SHORT
+        short = z.shape[1] <= tiles.SHORT
         kernel = tiles.mass_tiles if short else rows.mass_rows
         gain_and_base = _gain_and_base(loss, y, each if short else class_weight, z.shape[1])
         options = [*gain_and_base, loss.z_loss, loss.softcap, 1.0 / loss.temperature]

@@ -31,11 +31,10 @@ from crossent.kernels.rows import (
     lowering,
     new_buffer,
 )
-from crossent.kernels.turning import VECTOR, ask_for, turn_in, turn_out
+from crossent.kernels.turning import VECTOR, turn_in, turn_out
 
 LINES = 144  # whole vectors, but no power of two: columns of one would crowd a few cache sets
-FEW_LINES = 48  # of many classes: the tile stays in the nearest cache
-MANY_CLASSES = 64
+SHORT = 144  # classes: longer rows fill vectors by themselves
 FOLD = 4  # classes whose partial sum is then folded into float64: each addition costs half an ulp
 WIDE_FOLD = 8  # float64: classes whose sum is then added exactly
 
@@ -56,12 +55,6 @@ def side_by_side(logits: Any) -> Any:
     """Return how many rows a vector takes, at least 1."""
     itemsize = 8 if logits.itemsize == 8 else 4  # half types are computed in float32
     return max(1, VECTOR // itemsize // logits.shape[1])
-
-
-@device
-def lines_of(logits: Any) -> Any:
-    """Return how many lines a tile has."""
-    return LINES if logits.shape[1] <= MANY_CLASSES else FEW_LINES
 
 
 @device
@@ -203,9 +196,9 @@ def hard_tile(
     lanes: Any,
 ) -> None:
     """Do the work of `hard_tiles` for one tile of scores, which becomes their gradient."""
-    m, score, partial, count, depth = near[0], near[1], near[2], targets.size, near.shape[1]
-    weight, others = lanes[WEIGHT : WEIGHT + depth], lanes[OTHERS : OTHERS + depth]
-    loss, factor = lanes[LOSS : LOSS + depth], lanes[PULL : PULL + depth]
+    m, score, partial, count = near[0], near[1], near[2], targets.size
+    weight, others = lanes[WEIGHT : WEIGHT + LINES], lanes[OTHERS : OTHERS + LINES]
+    loss, factor = lanes[LOSS : LOSS + LINES], lanes[PULL : PULL + LINES]
     take_maxima(tile, count, m, partial)
     take_targets(targets, tile, score)
     load_weights(row_weight, count, weight)
@@ -227,22 +220,20 @@ def hard_tiles(
 ) -> None:
     """Do what `hard_rows` does, a tile of rows at a time."""
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
-    classes, depth = logits.shape[1], lines_of(logits)
-    scratch = scratch_like(logits, (3 + max(classes, VECTOR // 4) + VECTOR // 4) * depth)
+    classes = logits.shape[1]
+    scratch = scratch_like(logits, (3 + max(classes, VECTOR // 4) + VECTOR // 4) * LINES)
     scratch[:] = 0
     per_lane = np.zeros(STRETCHES * LINES)
-    near, lanes = borrowed(scratch).reshape(-1, depth)[:3], borrowed(per_lane)
-    work = borrowed(scratch).reshape(-1, depth)[3:]
+    near, lanes = borrowed(scratch).reshape(-1, LINES)[:3], borrowed(per_lane)
+    work = borrowed(scratch).reshape(-1, LINES)[3:]
     first = 0
     for k in (side_by_side(logits), 1):  # all rows that fill lines, then the few that are left
         rows = (logits.shape[0] - first) // k * k
         lines = logits[first : first + rows].reshape(rows // k, k * classes)
         slopes = gradient[first : first + rows]
         slopes = slopes.reshape(slopes.shape[0] // k, k * classes)
-        for start in range(0, rows // k, depth):
-            count = min(depth, rows // k - start)
-            ask_for(lines, start + depth, depth)
-            ask_for(slopes, start + depth, depth)
+        for start in range(0, rows // k, LINES):
+            count = min(LINES, rows // k - start)
             turn_in(lines, start, count, work)
             for q in range(k):
                 a, b = first + start * k + q, first + (start + count) * k
@@ -443,16 +434,16 @@ def _derivative(slope: Any, i: Any, j: Any) -> Any:
     return lambda slope, i, j: slope[j, i]
 
 
-def new_tile(wanted: Any, classes: Any, depth: Any) -> Any:
+def new_tile(wanted: Any, classes: Any) -> Any:
     """Return a float64 tile, None if `wanted` is None."""
     raise AssertionError("kernels are compiled")
 
 
 @overload(new_tile, strict=False)
-def _new_tile(wanted: Any, classes: Any, depth: Any) -> Any:
+def _new_tile(wanted: Any, classes: Any) -> Any:
     if isinstance(wanted, types.NoneType):
-        return lambda wanted, classes, depth: None
-    return lambda wanted, classes, depth: np.zeros((classes, depth))
+        return lambda wanted, classes: None
+    return lambda wanted, classes: np.zeros((classes, LINES))
 
 
 def turn_targets_in(targets: Any, first: Any, k: Any, start: Any, count: Any, masses: Any) -> None:
@@ -467,7 +458,6 @@ def _turn_targets_in(targets: Any, first: Any, k: Any, start: Any, count: Any, m
     ) -> None:
         rows = (targets.shape[0] - first) // k
         lines = targets[first : first + rows * k].reshape(rows, k * targets.shape[1])
-        ask_for(lines, start + count, count)
         turn_in(lines, start, count, masses)
 
     if targets.ndim == 1:
@@ -509,13 +499,12 @@ def mass_tile(
     lanes: Any,
 ) -> None:
     """Do the work of `mass_tiles` for one tile of scores, which becomes their gradient."""
-    depth = excluded.size
-    m, winners, weight = near[:depth], near[depth : 2 * depth], lanes[WEIGHT : WEIGHT + depth]
+    m, winners, weight = near[:LINES], near[LINES : 2 * LINES], lanes[WEIGHT : WEIGHT + LINES]
     scores = cap_tile(tile, softcap, capped, slope)
-    take_maxima(scores, count, m, lanes[REACHED : REACHED + depth])
+    take_maxima(scores, count, m, lanes[REACHED : REACHED + LINES])
     load_weights(row_weight, count, weight)
     take_excluded(targets, scores, m, winners, excluded)
-    for i in range(depth):
+    for i in range(LINES):
         lanes[M + i] = m[i]
     for i in range(count):
         x = excluded[i]
@@ -550,31 +539,29 @@ def mass_tiles(
 ) -> None:
     """Do what `mass_rows` does, a tile of rows at a time; gain and base have one entry a class."""
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
-    classes, depth = logits.shape[1], lines_of(logits)
+    classes = logits.shape[1]
     height = max(classes, VECTOR // 4) + VECTOR // 4
     scratch, mass_scratch = (
-        scratch_like(logits, height * depth),
-        new_masses(targets, height * depth),
+        scratch_like(logits, height * LINES),
+        new_masses(targets, height * LINES),
     )
     scratch[:] = 0
-    wide, indices = np.zeros((classes, depth)), np.zeros(depth, np.int64)
+    wide, indices = np.zeros((classes, LINES)), np.zeros(LINES, np.int64)
     per_lane = np.zeros(STRETCHES * LINES)
-    capped, slope = new_tile(softcap, classes, depth), new_tile(softcap, classes, depth)
+    capped, slope = new_tile(softcap, classes), new_tile(softcap, classes)
     work, excluded, lanes = borrowed(wide), borrowed(indices), borrowed(per_lane)
     buffer = new_buffer(logits, softcap)
     near = borrowed(buffer)
-    tiles = borrowed(scratch).reshape(height, depth)
-    masses = borrowed(mass_scratch).reshape(-1, depth)
+    tiles = borrowed(scratch).reshape(height, LINES)
+    masses = borrowed(mass_scratch).reshape(-1, LINES)
     first = 0
     for k in (side_by_side(logits), 1):  # all rows that fill lines, then the few that are left
         rows = (logits.shape[0] - first) // k * k
         lines = logits[first : first + rows].reshape(rows // k, k * classes)
         slopes = gradient[first : first + rows]
         slopes = slopes.reshape(slopes.shape[0] // k, k * classes)
-        for start in range(0, rows // k, depth):
-            count = min(depth, rows // k - start)
-            ask_for(lines, start + depth, depth)
-            ask_for(slopes, start + depth, depth)
+        for start in range(0, rows // k, LINES):
+            count = min(LINES, rows // k - start)
             turn_in(lines, start, count, tiles)
             turn_targets_in(targets, first, k, start, count, masses)
             for q in range(k):

@@ -129,30 +129,6 @@ def square_out(
     return types.none(work, types.intp, rows, types.intp, types.intp, types.intp), lower
 
 
-@intrinsic
-def prefetch(typing_context: Any, rows: Any, row: Any, column: Any) -> Any:
-    """Ask for an element's cache line, to be near when it is needed."""
-
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, rows, *arguments)
-        flag = ir.IntType(32)
-        function = ir.FunctionType(ir.VoidType(), [pointer.type, flag, flag, flag])
-        called = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-        builder.call(called, [pointer, flag(0), flag(2), flag(1)])  # to read, second level, data
-        return context.get_dummy_value()
-
-    return types.none(rows, types.intp, types.intp), lower
-
-
-@device
-def ask_for(rows: Any, first: Any, count: Any) -> None:
-    """Ask for `count` rows from `first` on, as far as there are so many."""
-    if rows.shape[0]:
-        stop = min(first + count, rows.shape[0]) * rows.shape[1]
-        for place in range(first * rows.shape[1], stop, VECTOR // rows.itemsize):
-            prefetch(rows, 0, place)
-
-
 @device
 def turn_in(rows: Any, first: Any, count: Any, work: Any) -> None:
     """Copy `count` rows from `first` on into the columns of work (classes + a vector's, lanes)."""
