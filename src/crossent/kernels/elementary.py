@@ -57,11 +57,6 @@ def exp_of_scaled(x: Any, m: Any, sharpness: Any, like: Any) -> Any:
     raise AssertionError("kernels are compiled")
 
 
-def tanh(x: Any, like: Any) -> Any:
-    """Return tanh x and its derivative in float64, to as many bits as `exp_of_scaled`."""
-    raise AssertionError("kernels are compiled")
-
-
 @overload(exp_of_difference, jit_options={"error_model": "numpy"})
 def _exp_of_difference(x: Any, m: Any) -> Any:
     return _exp32 if x == types.float32 else _exp64
@@ -80,11 +75,6 @@ def _raised_exp(x: Any, m: Any) -> Any:
 @overload(exp_of_scaled, jit_options={"error_model": "numpy"})
 def _exp_of_scaled(x: Any, m: Any, sharpness: Any, like: Any) -> Any:
     return _exp_of_scaled64 if like.dtype == types.float64 else _exp_of_scaled32
-
-
-@overload(tanh, jit_options={"error_model": "numpy"})
-def _tanh(x: Any, like: Any) -> Any:
-    return _tanh64 if like.dtype == types.float64 else _tanh32
 
 
 @overload(log1p, jit_options={"error_model": "numpy"})
@@ -237,23 +227,14 @@ def _log1p64(x: Any) -> Any:
     return select(w < np.inf, value, w)  # w may be NaN too
 
 
-def _tanh64(x: Any, like: Any) -> Any:
-    e = exp_of_negative(-2.0 * magnitude(x))
-    return tanh_of(x, e, 1.0 / (1.0 + e))
-
-
-def _tanh32(x: Any, like: Any) -> Any:
-    e = near_exp(-2.0 * magnitude(x))
-    share = F64(F32(1.0) / F32(1.0 + e))  # a division of float64 takes four times as long
-    return tanh_of(x, e, share * fma(-(1.0 + e), share, 2.0))
-
-
 @device
-def tanh_of(x: Any, e: Any, share: Any) -> Any:
+def tanh(x: Any) -> Any:
     """Return tanh x and its derivative 1 - tanh^2 = 4 e / (1 + e)^2, with e = exp(-2 |x|).
 
-    share is 1 / (1 + e). Near 0, where (1 - e) / (1 + e) cancels, tanh is taken by its series.
+    In float64. Near 0, where (1 - e) / (1 + e) cancels, tanh is taken by its series.
     """
+    e = exp_of_negative(-2.0 * magnitude(x))
+    share = 1.0 / (1.0 + e)
     a = magnitude(x)
     v = a * a
     q = -1382.0 / 155925.0

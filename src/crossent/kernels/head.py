@@ -144,7 +144,7 @@ def row_statistics(
         for j in range(row.size):
             s[j] = F64(row[j])
             if softcap > 0.0:
-                s[j] = softcap * tanh(s[j] * (1.0 / softcap), s)[0]
+                s[j] = softcap * tanh(s[j] * (1.0 / softcap))[0]
         m = largest(s)
         infinite = m == np.inf
         if infinite:

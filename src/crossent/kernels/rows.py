@@ -323,10 +323,10 @@ def hard_rows(
 
 
 @device
-def cap(row: Any, softcap: Any, like: Any, scores: Any, slope: Any) -> None:
+def cap(row: Any, softcap: Any, scores: Any, slope: Any) -> None:
     """Store softcap tanh(row / softcap) in scores and its derivative in slope."""
     for j in range(row.size):
-        t, slope[j] = tanh(F64(read(row[j])) * (1.0 / softcap), like)
+        t, slope[j] = tanh(F64(read(row[j])) * (1.0 / softcap))
         scores[j] = softcap * t
 
 
@@ -517,7 +517,7 @@ def _prepare(row: Any, softcap: Any, replaced: Any, capped: Any, slope: Any) -> 
         return replaced
 
     def bounded(row, softcap, replaced, capped, slope):  # type: ignore[no-untyped-def]
-        cap(row, softcap, replaced, capped, slope)
+        cap(row, softcap, capped, slope)
         return capped
 
     if not isinstance(softcap, types.NoneType):

@@ -48,7 +48,7 @@ def transform(scores: Any, slope: Any, softcap: Any, temperature: Any) -> None:
     sharpness = 1.0 / temperature
     if softcap > 0.0:
         for i in range(scores.size):
-            t, d = tanh(scores[i] * (1.0 / softcap), scores)
+            t, d = tanh(scores[i] * (1.0 / softcap))
             scores[i], slope[i] = softcap * t * sharpness, d * sharpness
     elif temperature != 1.0:
         for i in range(scores.size):

@@ -266,7 +266,7 @@ def cap_tile(tile: Any, softcap: Any, capped: Any, slope: Any) -> Any:
 def _cap_tile(tile: Any, softcap: Any, capped: Any, slope: Any) -> Any:
     def bounded(tile, softcap, capped, slope):  # type: ignore[no-untyped-def]
         for j in range(tile.shape[0]):
-            cap(tile[j], softcap, tile, capped[j], slope[j])
+            cap(tile[j], softcap, capped[j], slope[j])
         return capped
 
     if isinstance(softcap, types.NoneType):
