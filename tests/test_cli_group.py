@@ -23,7 +23,7 @@ TRIES = 5  # to meet a time: it is processor time, but others may crowd the cach
 
 def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "crossent", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, **options)
 
 
 def test_help_starts_in_less_than_0_3_seconds() -> None:

@@ -474,7 +474,7 @@ def test_bad_arguments_are_one_sentence(arguments: list[str], said: str) -> None
 def test_a_bad_weight_is_named() -> None:
     for value in (-1.0, float("nan"), None):
         weights = [1.0] * ROWS
-        weights[2000] = value  # type: ignore[call-overload]
+        weights[2000] = value
         table = tables.read_table("p.parquet").append_column("w", [pa.array(weights)])
         parquet.write_table(table, "t.parquet")
         said = sentence("t.parquet", *P, "--weight", "w")

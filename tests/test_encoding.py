@@ -289,6 +289,10 @@ def test_labels_keep_their_type(column: pa.Array, kind: str) -> None:
     assert labels.tolist() == column.to_pylist()
 
 
+def test_a_label_of_minus_zero_is_zero() -> None:
+    assert label_counts(pa.table({"y": [0.0, -0.0, 1.0, 0.0]}), "y") == {0.0: 3, 1.0: 1}
+
+
 @pytest.mark.parametrize(
     ("column", "message"),
     [

@@ -1,7 +1,5 @@
 """The lab page in a real browser: opened from a file, looked at, and used as a reader would."""
 
-# ruff: noqa: RUF001 - the page writes numbers with a proper minus and multiplication sign.
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

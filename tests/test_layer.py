@@ -125,7 +125,7 @@ def test_rows_read_again_give_the_same_bits(name: str, form: Any) -> None:
     at, along = normal(5, 3, seed=5), normal(5, 3, seed=6)
     assert (again.value_and_grad(at).gradient == kept.value_and_grad(at).gradient).all()
     assert (again.hvp(at, along) == kept.hvp(at, along)).all()
-    assert again.rows.batches.looks == 2  # type: ignore[attr-defined]
+    assert again.rows.batches.looks == 2
 
 
 def test_some_rows_are_taken_evenly_however_they_are_cut() -> None:

@@ -46,7 +46,7 @@ def test_everything_comes_back(path: Path) -> None:
     after = model_file.load(path)
     assert after.target == "answer"
     assert after.encoder is not None
-    assert after.encoder.record == before.encoder.record  # type: ignore[union-attr]
+    assert after.encoder.record == before.encoder.record
     assert after.classifier.get_params() == before.classifier.get_params()
     for name, value in vars(before.classifier).items():
         if name != "_memory":

@@ -39,7 +39,7 @@ class Bowl:
 
 
 def search(bowl: Bowl, tol: float = 1e-9, max_iter: int = 100, callback: Any = None) -> Search:
-    return Search(bowl, UNCHANGED, START, callback).run(tol, max_iter)  # type: ignore[arg-type]
+    return Search(bowl, UNCHANGED, START, callback).run(tol, max_iter)
 
 
 @pytest.mark.parametrize("rows", [1, 1000])  # the trust region, L-BFGS

@@ -22,7 +22,7 @@ def columns(form: Any, features: Any, targets: Any, weight: Any = None) -> list[
     outputs = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
     whole = Block(form(X), y, weight)
     rows = rows_of([whole.at(slice(0, 3))], [whole.at(slice(3, None))])
-    return separating_columns(rows, outputs).tolist()  # type: ignore[no-any-return]
+    return separating_columns(rows, outputs).tolist()
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -152,7 +152,7 @@ def test_processes_that_compile_for_two_types_at_once_keep_both(
     from crossent.kernels.compiler import kernel
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    cache = kernel(lambda x: x)._cache._cache_file  # type: ignore[attr-defined]
+    cache = kernel(lambda x: x)._cache._cache_file
     with monkeypatch.context() as both_find_nothing:
         both_find_nothing.setattr(cache, "_load_index", dict)
         cache.save("float32", "machine code for float32")

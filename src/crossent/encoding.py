@@ -228,10 +228,7 @@ class Words:
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> Self:
         """Return those of a column."""
-        found = pc.value_counts(_text(column))
-        counts = Counter(
-            dict(zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True))
-        )
+        counts = _counts(_text(column))
         return cls(len(column), counts if len(counts) <= MOST_WORDS else None)
 
     def __add__(self, other: Numbers | Words) -> Words:
@@ -335,28 +332,7 @@ def labels_of(table: pa.Table, name: str, row: Rows = "row {}".format) -> Array:
     ValueError
         If a label is missing, for fractions, and for columns of other types.
     """
-    column = table[name]
-    if _is_text(column.type):
-        labels = np.asarray(_text(column).to_numpy(zero_copy_only=False), dtype=object)
-        missing = column.is_null().to_numpy(zero_copy_only=False)
-    elif pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
-        labels = column.to_numpy(zero_copy_only=False)
-        missing = column.is_null().to_numpy(zero_copy_only=False)
-    else:
-        labels = _numbers(name, column, row)
-        missing = np.isnan(labels)
-    if missing.any():
-        raise ValueError(
-            f"column {name!r} is the target and has no label in {row(int(missing.argmax()))} "
-            f"(and {int(missing.sum()) - 1} more); leave such rows out"
-        )
-    if labels.dtype.kind == "f" and (labels % 1 != 0).any():
-        first = int((labels % 1 != 0).argmax())
-        raise ValueError(
-            f"column {name!r} holds fractions, such as {labels[first]} in {row(first)}: an amount, "
-            "not a class"
-        )
-    return np.asarray(labels)
+    return np.asarray(_labels(name, table[name], row).to_numpy(zero_copy_only=False))
 
 
 def label_counts(table: pa.Table, name: str, row: Rows = "row {}".format) -> Counter[Any]:
@@ -367,13 +343,7 @@ def label_counts(table: pa.Table, name: str, row: Rows = "row {}".format) -> Cou
     ValueError
         As `labels_of`.
     """
-    try:
-        found = pc.value_counts(table[name].combine_chunks())
-        labels = labels_of(pa.table({name: pa.chunked_array([found.field(0)])}), name)
-    except (ValueError, pa.ArrowNotImplementedError):
-        labels_of(table, name, row)  # it says which row
-        raise
-    return Counter(dict(zip(labels.tolist(), found.field(1).to_pylist(), strict=True)))
+    return _counts(_labels(name, table[name], row))
 
 
 def label_codes(table: pa.Table, name: str, classes: Array) -> Array:
@@ -384,7 +354,41 @@ def label_codes(table: pa.Table, name: str, classes: Array) -> Array:
     return np.searchsorted(classes, labels_of(table, name))
 
 
+def _labels(name: str, column: pa.ChunkedArray, row: Rows) -> pa.Array:
+    """Return a column once every row of it is seen to have a label."""
+    if _is_text(column.type):
+        labels = _text(column)
+    elif pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
+        labels = column.combine_chunks()
+    else:
+        labels = _whole(name, _numbers(name, column, row), row)
+    if labels.null_count:
+        first = labels.is_null().index(True).as_py()
+        raise ValueError(
+            f"column {name!r} is the target and has no label in {row(first)} "
+            f"(and {labels.null_count - 1} more); leave such rows out"
+        )
+    return labels
+
+
+def _whole(name: str, values: Array, row: Rows) -> pa.Array:
+    """Return floats that are whole, null where NaN."""
+    fractions = values % 1 > 0
+    if fractions.any():
+        first = int(fractions.argmax())
+        raise ValueError(
+            f"column {name!r} holds fractions, such as {values[first]} in {row(first)}: an amount, "
+            "not a class"
+        )
+    return pa.array(values + 0.0, from_pandas=True)  # + 0.0: one zero only
+
+
 # Columns ----------------------------------------------------------------------------------------
+
+
+def _counts(values: pa.Array) -> Counter[Any]:
+    found = pc.value_counts(values)
+    return Counter(dict(zip(*(field.to_pylist() for field in found.flatten()), strict=True)))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -223,7 +223,7 @@ def _memory_of(predictions: Array | list[Array]) -> tuple[Array, Array]:
 
 
 def _pieces(batch: Sequence[Any], number: int, outputs: str, ignore_index: int) -> Iterable[Rows]:
-    """Yield the rows of a batch of arrays, not too many at a time."""
+    """Return the rows of a batch of arrays, not too many at a time."""
     if not 2 <= len(batch) <= 3:
         raise ValueError(
             f"batch {number} has {len(batch)} members; it must be (predictions, targets) "
@@ -236,21 +236,25 @@ def _pieces(batch: Sequence[Any], number: int, outputs: str, ignore_index: int) 
     if (keys == ignore_index).any():
         weight = (keys != ignore_index) * (weight if weight.size else 1.0)
     step = rows_in_piece(classes)
-    for a in range(0, max(len(keys), 1), step):
-        yield Rows(
-            predictions[a : a + step],
-            keys[a : a + step],
+
+    def piece(start: int) -> Rows:
+        rows = slice(start, start + step)
+        return Rows(
+            predictions[rows],
+            keys[rows],
             0,
             np.arange(classes, dtype=np.int32),
-            weight[a : a + step],
+            weight[rows],
             tolerance,
             number,
-            a,
-            lambda i, a=a: f"row {a + i} of batch {number}",  # type: ignore[misc]
+            start,
+            lambda i: f"row {start + i} of batch {number}",
             lambda j: f"class {j}",
-            lambda i, a=a: int(keys[a + i]),  # type: ignore[misc]
+            lambda i: int(keys[start + i]),
             f"in [0, {classes - 1}] or the ignore_index {ignore_index}",
         )
+
+    return map(piece, range(0, max(len(keys), 1), step))
 
 
 def rows_in_piece(classes: int) -> int:

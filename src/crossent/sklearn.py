@@ -41,7 +41,7 @@ _RARE = 1e-6  # the least frequency that a class is supposed to have, before any
 _FEATURES = {"accept_sparse": "csr", "dtype": [np.float64, np.float32]}
 
 
-class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
     r"""One layer of neurons, z = X w + b, trained by cross-entropy.
 
     What is minimised, over the weights w and the biases b, is
