@@ -235,10 +235,13 @@ def test_wide_features_go_by_the_trust_region_to_the_same_minimum(loss: str) -> 
     random = np.random.default_rng(3)
     X = random.standard_normal((40, 120))
     y = random.integers(3, size=40)
-    wide = fitted(X, y, loss=loss, l2=1e-2)
-    tall = fitted(np.vstack([X] * 60), np.tile(y, 60), loss=loss, l2=1e-2)
+    wide = fitted(X, y, loss=loss, l2=0.1)
+    tall = fitted(np.repeat(X, 60, axis=0), np.repeat(y, 60), loss=loss, l2=0.1)
     assert wide.n_iter_ < tall.n_iter_
-    assert wide.coef_ == pytest.approx(tall.coef_, rel=1e-5, abs=1e-7)  # of 0.1: to rounding
+    # Around the minimum w* F rises by l2/2 |w - w*|^2 at least. L-BFGS, which compares values of F,
+    # cannot see that rise where it is less than the rounding of F: some 4 eps F.
+    unseen = np.sqrt(2 * 4 * np.finfo(float).eps * tall.loss_history_[-1] / 0.1)
+    assert np.linalg.norm(wide.coef_ - tall.coef_) < unseen < 1e-7
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:
