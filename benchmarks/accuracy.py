@@ -1,27 +1,18 @@
-"""Worst errors against mpmath, as a table: `python -m benchmarks.accuracy [--update-docs]`.
-
-Run it from a checkout: the oracle (60 digits) and the rows of scores are those of the tests.
-"""
+"""Worst errors against mpmath, as a table: `python -m benchmarks.accuracy [--update-docs]`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import oracle
+from benchmarks.pages import DOCS, fill
 from benchmarks.peers import installed
+from benchmarks.rows import LOSSES, SPREADS, draw, errors
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-import oracle  # noqa: E402
-from rows import LOSSES, SPREADS, draw, errors  # noqa: E402
-
-PAGE = ROOT / "docs" / "accuracy.md"
-BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 HEAD = (
     "| loss | targets | type | classes | value | gradient | bound | torch value | torch gradient |"
 )
@@ -87,11 +78,9 @@ def main() -> None:
     lines = []
     for text in table():
         print(text, flush=True)
-        lines.append(text + "\n")
+        lines.append(text)
     if "--update-docs" in sys.argv:
-        page = PAGE.read_text(encoding="utf-8")
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
-        PAGE.write_text(before + BEGIN + "".join(lines) + END + after, encoding="utf-8")
+        fill(DOCS / "accuracy.md", "measured", "\n".join(lines))
 
 
 if __name__ == "__main__":

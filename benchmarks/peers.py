@@ -90,7 +90,7 @@ def _torch(work: Work, compiled: bool) -> Call:
     y = _tensor(torch, work.targets)
     if work.gradient:
         return lambda: torch.autograd.grad(loss(z, y), z)
-    return torch.no_grad()(lambda: loss(z, y))  # type: ignore[no-any-return]
+    return torch.no_grad()(lambda: loss(z, y))
 
 
 # JAX --------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def _tensorflow(work: Work) -> Call:
     }
     z, y = tf.constant(work.logits), tf.constant(work.targets)
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function
     def compute(z: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(z)

@@ -14,9 +14,9 @@ from typing import Any
 import crossent
 from benchmarks.features import ABSENT, Library, answers, libraries, questions
 from benchmarks.measure import Result, as_json
+from benchmarks.pages import DOCS, README, fill, write
 
-ROOT = Path(__file__).parent.parent
-README, DOCS = ROOT / "README.md", ROOT / "docs" / "performance.md"
+PERFORMANCE = DOCS / "performance.md"
 PACKAGES = (
     *("numpy", "numba", "llvmlite", "torch", "jax", "jaxlib", "optax"),
     *("scikit-learn", "tensorflow", "tensorflow-cpu", "ml_dtypes"),
@@ -131,13 +131,6 @@ def describe(about: Mapping[str, Any]) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def write(path: Path, text: str) -> None:
-    """Write beside and rename: a file is never half written."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
-
-
 def write_json(path: Path, about: Mapping[str, Any], results: Mapping[str, Result]) -> None:
     cases = {name: as_json(result) for name, result in results.items()}
     write(path, json.dumps({**about, "cases": cases}, indent=1) + "\n")
@@ -149,19 +142,9 @@ def update_docs(about: Mapping[str, Any], results: Mapping[str, Result], check: 
     parts = [made, verdicts(results)]
     for name, result in results.items():
         parts.append("\n\n".join([f"### {name}", case_table(result), *remarks(result)]))
-    fill(DOCS, "python -m benchmarks", "\n\n".join(parts))
-    fill(DOCS, "crossent check", f"```text\n{check.rstrip()}\n```")
+    fill(PERFORMANCE, "python -m benchmarks", "\n\n".join(parts))
+    fill(PERFORMANCE, "crossent check", f"```text\n{check.rstrip()}\n```")
     fill(README, "python -m benchmarks", f"{comparison(results)}\n\n{made}")
-
-
-def fill(path: Path, marker: str, new: str) -> None:
-    """Replace what stands between two markers of a page."""
-    begin, end = f"<!-- {marker}: begin -->", f"<!-- {marker}: end -->"
-    text = path.read_text(encoding="utf-8")
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{path} must hold {begin} and {end}, once each")
-    before, rest = text.split(begin)
-    write(path, f"{before}{begin}\n{new}\n{end}{rest.split(end)[1]}")
 
 
 # The front page ---------------------------------------------------------------------------------

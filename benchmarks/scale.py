@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
-BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+from benchmarks.pages import DOCS, fill
+
 SIZES = (1, 2, 4)
 ROWS, FEATURES, CLASSES = 400_000, 20, 10
 GROUP = 25_000  # rows
@@ -75,8 +75,7 @@ def count(folder: str, *arguments: str) -> None:
     from crossent.distributed import Ranks
 
     looks: list[dict[str, float]] = []
-    look, add, minimum = layer.Objective.value_and_grad, Ranks.sum, Ranks.minimum
-    work = layer.Objective._sum_of_batch
+    look, work = layer.Objective.value_and_grad, layer.Objective._sum_of_batch
     now = {"reduced": 0.0, "rows": 0.0}
 
     def counted(function: Any) -> Any:
@@ -98,10 +97,14 @@ def count(folder: str, *arguments: str) -> None:
         looks.append({"seconds": seconds, "read": bytes_read, **costs})
         return value
 
-    changes: dict[str, Any] = {"value_and_grad": timed, "_sum_of_batch": staticmethod(batch)}
-    for name, change in changes.items():
-        setattr(layer.Objective, name, change)
-    Ranks.sum, Ranks.minimum = counted(add), counted(minimum)  # type: ignore[method-assign]
+    changes: list[tuple[type, str, Any]] = [
+        (layer.Objective, "value_and_grad", timed),
+        (layer.Objective, "_sum_of_batch", staticmethod(batch)),
+        (Ranks, "sum", counted(Ranks.sum)),
+        (Ranks, "minimum", counted(Ranks.minimum)),
+    ]
+    for owner, name, change in changes:
+        setattr(owner, name, change)
     sys.argv[1:] = arguments
     try:
         main()
@@ -261,11 +264,9 @@ def main() -> None:
     lines = []
     for text in (*checked(), *ahead()):
         print(text, flush=True)
-        lines.append(text + "\n")
+        lines.append(text)
     if "--update-docs" in sys.argv:
-        page = PAGE.read_text(encoding="utf-8")
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
-        PAGE.write_text(before + BEGIN + "".join(lines) + END + after, encoding="utf-8")
+        fill(DOCS / "scale.md", "measured", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "kernels.md"
-BEGIN, END = "<!-- tricks: begin -->\n", "<!-- tricks: end -->\n"
+from benchmarks.pages import DOCS, ROOT, fill
+
 TURNS = 3  # of both processes
 ROUNDS = 9  # timings a process, of which the least counts: others use this machine too
 
@@ -168,7 +167,7 @@ def table() -> str:
         place = place.replace(" smoothed classes", " classes, label smoothing")
         lines.append(f"| {trick.name} | {trick.why} | {place} | {gain(trick):.2f} times |")
         print(lines[-1], flush=True)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -177,9 +176,7 @@ def main() -> None:
         return
     found = table()
     if sys.argv[1:] == ["--update-docs"]:
-        text = PAGE.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        PAGE.write_text(before + BEGIN + found + END + rest.split(END)[1], encoding="utf-8")
+        fill(DOCS / "kernels.md", "tricks", found)
 
 
 if __name__ == "__main__":

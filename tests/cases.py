@@ -10,7 +10,7 @@ JSON lacks as the strings "inf", "-inf" and "nan".
   NumPy has no bfloat16 of its own: `Case.arrays` then asks for the package ml_dtypes.
 * Empty logits, [], stand for no rows of three: shape (0, 3).
 * layout: how the arrays lie in memory, see LAYOUTS. It changes no answer.
-* No answer is stored: tests/oracle.py computes it to 60 digits, limits and NaN included.
+* No answer is stored: benchmarks/oracle.py computes it to 60 digits, limits and NaN included.
 
 The few numbers that no rule of design says anything about are left out: the gradient of the
 two-term error where more than two classes share a row with +inf on a wrong class.
@@ -160,19 +160,25 @@ def wave(rows: int, classes: int, height: float = 8.0) -> list[list[float]]:
     ]
 
 
-def softmax_cases(loss: str) -> list[Case]:
-    """Return the cases of either loss over softmax."""
+def maker_of_cases(loss: str, usual_targets: Any) -> Callable[..., Case]:
+    """Return what makes a case of a loss; scores and targets are the usual ones unless given."""
 
     def case(
         name: str,
         logits: Any = Z,
-        targets: Any = Y,
+        targets: Any = usual_targets,
         weight: Any = None,
         normalizer: float | None = None,
         **options: Any,
     ) -> Case:
         return Case(name, loss, logits, targets, options, weight, normalizer)
 
+    return case
+
+
+def softmax_cases(loss: str) -> list[Case]:
+    """Return the cases of either loss over softmax."""
+    case = maker_of_cases(loss, Y)
     certain = [[40.0, 0.0, -3.0], [90.0, 0.0, 0.0], [600.0, 0.0, 1.0]]
     cubes = [[Z[0], Z[1]], [Z[2], Z[3]]]
     small = [[(i + j) % 7 / 1024 for j in range(300)] for i in range(3)]
@@ -291,17 +297,7 @@ BITS = [[1, 0, 0], [0, 1, 1], [1, 1, 0], [0, 0, 1]]
 
 def sigmoid_cases(loss: str) -> list[Case]:
     """Return the cases of either loss over sigmoids."""
-
-    def case(
-        name: str,
-        logits: Any = Z,
-        targets: Any = BITS,
-        weight: Any = None,
-        normalizer: float | None = None,
-        **options: Any,
-    ) -> Case:
-        return Case(name, loss, logits, targets, options, weight, normalizer)
-
+    case = maker_of_cases(loss, BITS)
     each = {"reduction": "none"}
     long = [[(i + j) % 5 / 4 for j in range(500)] for i in range(5)]
     per_output = [[1.0, 2.0, 0.0], [0.5, 0.0, 1.0], [0.0, 0.0, 0.0], [3.0, 1.0, 1.0]]

@@ -15,8 +15,8 @@ import pytest
 from mpmath import mp, mpf
 
 import crossent
-import oracle
-from rows import LOSSES, SPREADS, draw, errors
+from benchmarks import oracle
+from benchmarks.rows import LOSSES, SPREADS, draw, errors
 
 BOUND = {"float32": 4.0, "float64": 8.0}
 DTYPES = tuple(BOUND)

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from mpmath import mp, mpf
 
 import crossent
-import oracle
+from benchmarks import oracle
 from crossent.cli import check as checking
 
 SNAKE = {

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import crossent
+from benchmarks.rows import LOSSES
 from cases import INF, NAN, SOFT, Y, Z
-from rows import LOSSES
 
 CE, BCE = crossent.CrossEntropy, crossent.BinaryCrossEntropy
 TWO_TERM, QUADRATIC = crossent.SoftmaxBinaryCrossEntropy, crossent.QuadraticCost

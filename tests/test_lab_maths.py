@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page
 
+from benchmarks.oracle import truth
 from cases import CASES, SIGMOID, Case, as_json
 from crossent import reference
 from lab_browser import chromium, watched_page
-from oracle import truth
 
 RELATIVE = 1e-12
 MATHS = (files("crossent.lab") / "maths.js").read_text(encoding="utf-8")

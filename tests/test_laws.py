@@ -9,7 +9,8 @@ import pytest
 from mpmath import mp, mpf
 
 import crossent
-import oracle
+from benchmarks import oracle
+from benchmarks.rows import LOSSES, SPREADS, draw
 from cases import (
     ALL_OPTIONS,
     BITS,
@@ -25,7 +26,6 @@ from cases import (
     Y,
     Z,
 )
-from rows import LOSSES, SPREADS, draw
 
 BOUND = {"float16": 1.0, "bfloat16": 1.0, "float32": 4.0, "float64": 8.0}
 

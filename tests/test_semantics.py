@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import crossent
+from benchmarks.rows import LOSSES
 from cases import ALL_OPTIONS, BITS, INF, NAN, REDUCTIONS, SIGMOID, SOFT, SOFTMAX, WEIGHT, Y, Z
-from rows import LOSSES
 
 DTYPES = (np.float16, np.float32, np.float64)
 
@@ -494,4 +494,4 @@ def test_losses_are_frozen_compare_and_pickle() -> None:
     assert hash(loss) == hash(crossent.CrossEntropy(**ALL_OPTIONS))
     assert pickle.loads(pickle.dumps(loss)) == loss
     with pytest.raises(FrozenInstanceError):
-        loss.temperature = 2.0  # type: ignore[misc]
+        loss.temperature = 2.0

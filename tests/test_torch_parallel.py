@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import crossent
-import oracle
+from benchmarks import oracle
 from cases import Case
 from crossent import torch_parallel
 from crossent.torch import vocab_parallel_cross_entropy

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.rows import LOSSES
 from cases import CASES, Case
 from crossent import torch as front_end
 from crossent import torch_plain
-from rows import LOSSES
 
 LAYOUTS = ("C", "Fortran", "every other")  # the others no tensor can have
 TENSOR_CASES = tuple(case for case in CASES if case.layout in LAYOUTS)
@@ -51,10 +51,10 @@ def loss_of(case: Case, **changed: Any) -> Any:
 
 def by_kernel(loss: Any, z: Tensor, y: Any, w: Any = None, normalizer: Any = None) -> Tensor:
     """Return the loss as a call computes it."""
-    result = loss(z, y, w, normalizer)
+    result: Tensor = loss(z, y, w, normalizer)
     if z.requires_grad and type(z) is Tensor:
         assert "crossent_loss" in str(result.grad_fn)
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def by_plain(loss: Any, z: Tensor, y: Any, w: Any = None, normalizer: Any = None) -> Tensor:

@@ -1,6 +1,6 @@
 """Rows of scores that are hard to get right, and how far off a loss is on them.
 
-Used by test_accuracy.py, which holds the bounds, and by benchmarks/accuracy.py, which writes down
+Used by tests/test_accuracy.py, which holds the bounds, and by accuracy.py, which writes down
 what was measured. Long rows repeat 2000 values, as the oracle computes equal ones once.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 import crossent
-import oracle
+from benchmarks import oracle
 
 Array = NDArray[Any]
 
