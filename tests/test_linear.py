@@ -618,7 +618,7 @@ def test_bad_input(
 def test_gradients_that_there_are() -> None:
     message = "wanted is 'weight'; it must be a tuple of some of features, weight, bias"
     with pytest.raises(ValueError, match=message):
-        head().value_and_grad(X, W, LABELS, wanted="weight")  # type: ignore[arg-type]
+        head().value_and_grad(X, W, LABELS, wanted="weight")
     with pytest.raises(ValueError, match=r"wanted is \('logits',\)"):
         head().value_and_grad(X, W, LABELS, wanted=("logits",))
 

@@ -59,9 +59,7 @@ def some(kind: str, rows: int) -> Any:
 def loss_of(layer: Any, y: Any, rows: int = 4, **options: Any) -> Tensor:
     x, w, b = layer
     options = {"sample_weight": torch.tensor(WEIGHT)[: len(x)], **options}
-    return crossent.linear_cross_entropy(  # type: ignore[no-any-return]
-        x, w, y, bias=b, memory_budget=2 * ROW * rows, **options
-    )
+    return crossent.linear_cross_entropy(x, w, y, bias=b, memory_budget=2 * ROW * rows, **options)
 
 
 @pytest.fixture(params=["kernel", "plain"])

@@ -175,9 +175,10 @@ class LinearCrossEntropy:
         product nor its memory is spent. For reduction "none" it is the gradient of the sum.
         """
         checks.names("wanted", wanted, GRADIENTS)
-        return _front_end(features).value_and_grad(  # type: ignore[no-any-return]
+        result: tuple[Any, HeadGradients] = _front_end(features).value_and_grad(
             self, features, weight, targets, bias, sample_weight, normalizer, wanted
         )
+        return result
 
 
 def _front_end(features: Any) -> Any:

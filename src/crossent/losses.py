@@ -111,9 +111,10 @@ class _Loss:
         in `out` if that is given; `out` may be the logits themselves. For reduction "none" it is
         the gradient of the sum.
         """
-        return _front_end(logits).value_and_grad(  # type: ignore[no-any-return]
+        result: tuple[Any, Any] = _front_end(logits).value_and_grad(
             self, logits, targets, sample_weight, normalizer, out
         )
+        return result
 
     def hvp(
         self,

@@ -207,7 +207,8 @@ def _evaluate(
     # A half type's gradient is left to the backward pass, which knows what to multiply it by
     # before it is rounded: divided by a large batch, float16 would lose it.
     upstream = torch.ones(()) if wanted and not half else None
-    return _operator(logits, y, w, weights, normalizer, upstream, *_options(loss))[0]  # type: ignore[no-any-return]
+    found: Tensor = _operator(logits, y, w, weights, normalizer, upstream, *_options(loss))[0]
+    return found
 
 
 def _have_kernel(logits: Tensor, *others: Tensor | None) -> bool:
@@ -362,7 +363,8 @@ def _activate(name: str, logits: Tensor, axis: int = -1) -> Tensor:
         return torch_plain.activation(name, logits, axis).to(dtype)
     if is_wanted(logits) and logits.dtype in HALF_TYPES:
         logits = logits.float()  # so that the gradient is rounded once
-    return _activation(logits, name, axis).to(dtype)  # type: ignore[no-any-return]
+    found: Tensor = _activation(logits, name, axis).to(dtype)
+    return found
 
 
 def softmax(logits: Tensor, axis: int = -1) -> Tensor:

@@ -11,7 +11,7 @@ time, whose scores are computed again when they are differentiated.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -173,7 +173,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None
     wanted = list(ctx.needs_input_grad[:3])
     call = (tensors, ctx.normalizer, ctx.options)
     if torch.is_grad_enabled():  # the gradients will be differentiated in their turn
-        found = _Gradients.apply(*tensors[:3], upstream, call, wanted)  # type: ignore[no-untyped-call]
+        found = _differentiable_gradients(*tensors[:3], upstream, call, wanted)
     elif any(ctx.computed):
         pairs = zip(ctx.saved_tensors[7:], tensors[:3], strict=True)
         found = tuple(_times(gradient, upstream, like) for gradient, like in pairs)
@@ -265,6 +265,9 @@ class _Gradients(torch.autograd.Function):
         return *bent, of_upstream.to(upstream.dtype), None, None
 
 
+_differentiable_gradients: Callable[..., tuple[Tensor | None, ...]] = _Gradients.apply
+
+
 # What the head asks for ---------------------------------------------------------------------------
 
 
@@ -287,7 +290,8 @@ def value(
         is_wanted(tensor) and head.reduction != "none" and tensor is not None
         for tensor in tensors[:3]
     ]
-    return _operator(*tensors, normalizer, None, wanted, *_options(head))[0]  # type: ignore[no-any-return]
+    loss: Tensor = _operator(*tensors, normalizer, None, wanted, *_options(head))[0]
+    return loss
 
 
 def _have_kernel(tensors: Tensors) -> bool:

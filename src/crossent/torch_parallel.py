@@ -107,8 +107,7 @@ def vocab_parallel_cross_entropy(
 
     own, all_calls = agree(call, group, local_logits)
     shard = Shard.among(all_calls, group)
-    value: Tensor = _Loss.apply(local_logits, own, part_of(own, shard))  # type: ignore[no-untyped-call]
-    return value
+    return _loss(local_logits, own, part_of(own, shard))
 
 
 # Agreement ----------------------------------------------------------------------------------------
@@ -573,3 +572,6 @@ class _Loss(torch.autograd.Function):
             slopes[rows] = gradient(part, z, rows, row, factor)
         shape = logits.movedim(axis, -1).shape
         return slopes.reshape(shape).movedim(-1, axis), None, None
+
+
+_loss: Callable[..., Tensor] = _Loss.apply

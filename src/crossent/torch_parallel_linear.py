@@ -8,7 +8,7 @@ weight and bias belong to each rank alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,8 +46,7 @@ def value(
     step = checks.budget_for_rows(own.head.budget, bytes_per_row)
     tensors = {"features": own.features, "weight": own.weight, "bias": own.bias}
     wanted = tuple(name for name, tensor in tensors.items() if is_wanted(tensor))
-    result: Tensor = _Head.apply(*tensors.values(), Layer(own, part, step), wanted)  # type: ignore[no-untyped-call]
-    return result
+    return _loss(*tensors.values(), Layer(own, part, step), wanted)
 
 
 # Checks -------------------------------------------------------------------------------------------
@@ -264,3 +263,6 @@ class _Head(torch.autograd.Function):
             for name, like in zip(names, tensors, strict=True)
         )
         return *slopes, None, None
+
+
+_loss: Callable[..., Tensor] = _Head.apply
