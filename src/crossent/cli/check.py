@@ -110,7 +110,7 @@ class Found:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@output.json_option
 def check(as_json: bool) -> None:
     """Check every kernel on this machine: errors in ulp, and speed against a copy.
 

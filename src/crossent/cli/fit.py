@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 LOSSES = ("auto", "softmax", "sigmoid", "softmax_binary")
 WORST = 5  # rows that are shown
-MOST_CLASSES = 30  # that are shown one by one
 
 
 @click.command()
@@ -75,7 +73,7 @@ MOST_CLASSES = 30  # that are shown one by one
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint, if there is one.")
 @click.option("--out", type=click.Path(path_type=Path), help="Save the model here.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write an HTML report here.")
+@output.report_option
 def fit(
     source: tuple[str, ...],
     target: str | None,
@@ -220,32 +218,15 @@ def _introduce(data: Data, encoder: TableEncoder) -> None:
 
 
 def _summarise(data: Data, model: Model, evaluation: Evaluation, stop: str) -> None:
-    nats, always = evaluation.loss, evaluation.baseline
     right = int(evaluation.right.sum())
     click.echo()
-    output.table(
-        [f"{evaluation.count} {data.checked_kind}", "nats", "bits"],
-        [
-            ["cross-entropy", f"{nats:.4f}", f"{nats / math.log(2):.4f}"],
-            ["always the class frequencies", f"{always:.4f}", f"{always / math.log(2):.4f}"],
-        ],
-    )
+    head = f"{evaluation.count} {data.checked_kind}"
+    output.losses(head, evaluation.loss, evaluation.baseline)
     click.echo(f"accuracy  {right / evaluation.count:.4f} ({right} of {evaluation.count})")
     click.echo(f"stopped   after {model.classifier.n_iter_} iterations: {stop}")
     click.echo(f"l2        {model.classifier.l2:g}\n")
-    _print_classes(evaluation)
+    output.classes(evaluation.by_class())
     _print_worst(data, evaluation)
-
-
-def _print_classes(evaluation: Evaluation) -> None:
-    classes = evaluation.by_class()
-    worst = sorted(classes, key=lambda each: -each[2])[:MOST_CLASSES]
-    shown = classes if len(classes) <= MOST_CLASSES else worst
-    output.table(
-        ["class", "rows", "cross-entropy", "accuracy"],
-        [[label, str(rows), f"{loss:.4f}", f"{share:.4f}"] for label, rows, loss, share in shown],
-        "" if shown is classes else f"the {MOST_CLASSES} classes of {len(classes)} that cost most",
-    )
 
 
 def _print_worst(data: Data, evaluation: Evaluation) -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
+
+# Options that more than one command has.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+report_option = click.option(
+    "--report", type=click.Path(path_type=Path), help="Write an HTML report here."
+)
 
 
 def on_terminal() -> bool:
@@ -31,6 +39,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") 
         click.echo("  ".join(cells).rstrip())
 
 
+def losses(head: str, nats: float, baseline: float) -> None:
+    """Print a cross-entropy beside that of the best constant prediction, in nats and bits."""
+    rows = (("cross-entropy", nats), ("always the class frequencies", baseline))
+    cells = [[name, f"{value:.4f}", f"{value / math.log(2):.4f}"] for name, value in rows]
+    table([head, "nats", "bits"], cells)
+
+
 ByClass = Sequence[tuple[str, int, float, float]]
 MOST_CLASSES = 30  # that are shown one by one
 
@@ -38,11 +53,15 @@ MOST_CLASSES = 30  # that are shown one by one
 def classes(by_class: ByClass) -> None:
     """Print label, rows, mean loss and accuracy of each class; of many, those that cost most."""
     shown = costliest(by_class)
-    table(
-        ["class", "rows", "cross-entropy", "accuracy"],
-        [[label, str(rows), f"{loss:.4f}", f"{share:.4f}"] for label, rows, loss, share in shown],
-        heading_of(shown, by_class),
-    )
+    heads = ["class", "rows", "cross-entropy", "accuracy"]
+    table(heads, cells(shown), heading_of(shown, by_class))
+
+
+def cells(by_class: ByClass) -> list[tuple[str, ...]]:
+    """Return the lines of a table of classes."""
+    return [
+        (label, str(rows), f"{loss:.4f}", f"{share:.4f}") for label, rows, loss, share in by_class
+    ]
 
 
 def costliest(by_class: ByClass) -> ByClass:

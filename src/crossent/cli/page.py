@@ -7,6 +7,7 @@ and its text is the page's text, so that the pictures follow a dark page.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import crossent
+from crossent.cli import output
 from crossent.files import replacing
 
 INK = "#010203"
@@ -75,6 +77,15 @@ def tiles(numbers: Sequence[tuple[str, str]]) -> str:
     return f'<div class="numbers">{boxes}</div>'
 
 
+def losses(nats: float, baseline: float) -> list[tuple[str, str]]:
+    """Return a cross-entropy in both units and the best constant prediction's, for boxes."""
+    return [
+        ("cross-entropy, nats", f"{nats:.4f}"),
+        ("the same in bits", f"{nats / math.log(2):.4f}"),
+        ("nats for always the class frequencies", f"{baseline:.4f}"),
+    ]
+
+
 def pictures(figures: Sequence[str]) -> str:
     """Return figures side by side."""
     return f'<div class="pictures">\n{"".join(figures)}\n</div>'
@@ -93,6 +104,14 @@ def table(heads: list[str], rows: Sequence[tuple[str, ...]]) -> str:
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def classes(by_class: output.ByClass) -> str:
+    """Return a table of the classes, with its heading; of many, of those that cost most."""
+    shown = output.costliest(by_class)
+    heading = output.heading_of(shown, by_class) or "Class by class"
+    heads = ["class", "rows", "nats", "accuracy"]
+    return f"<h2>{heading}</h2>" + table(heads, output.cells(shown))
 
 
 def figure(name: str, caption: str, draw: Callable[..., Any], *arguments: Any) -> str:
@@ -117,6 +136,11 @@ def figure(name: str, caption: str, draw: Callable[..., Any], *arguments: Any) -
     return f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>"
 
 
+def reliability(bins: Iterable[tuple[float, float, float]]) -> str:
+    """Return a reliability diagram."""
+    return figure("reliability", "Is the confidence right?", _draw_reliability, bins)
+
+
 def _follow_the_page(svg: str, name: str, caption: str) -> str:
     """Return an SVG to stand in a page: its colours, any width, names of its own."""
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
@@ -127,7 +151,7 @@ def _follow_the_page(svg: str, name: str, caption: str) -> str:
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
 
 
-def draw_reliability(axes: Any, bins: Iterable[tuple[float, float, float]]) -> None:
+def _draw_reliability(axes: Any, bins: Iterable[tuple[float, float, float]]) -> None:
     """Draw accuracy over mean confidence, a point for each bin, as large as its weight."""
     confidence, accuracy, rows = map(np.array, zip(*bins, strict=True))
     axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1)

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crossent.cli import page
 from crossent.cli.evaluation import WORST
-from crossent.cli.page import (
-    BLUE,
-    INK,
-    ORANGE,
-    draw_reliability,
-    figure,
-    pictures,
-    sections,
-    short,
-    table,
-    tiles,
-    write_page,
-)
+from crossent.cli.page import BLUE, INK, ORANGE, short
 
 if TYPE_CHECKING:
     from crossent.cli.data import Data
@@ -38,22 +26,22 @@ def write_report(
 ) -> None:
     """Write the report; an earlier one stays until all is written."""
     figures = [
-        figure(
+        page.figure(
             "loss", "Cross-entropy while it was trained, in nats", _draw_losses, watch, evaluation
         ),
-        figure("confusion", f"What {data.checked_kind} are taken for", _draw_confusion, evaluation),
-        figure(
-            "reliability", "Is the confidence right?", draw_reliability, evaluation.reliability()
+        page.figure(
+            "confusion", f"What {data.checked_kind} are taken for", _draw_confusion, evaluation
         ),
-        figure("weights", "The largest weights", _draw_weights, model),
+        page.reliability(evaluation.reliability()),
+        page.figure("weights", "The largest weights", _draw_weights, model),
     ]
     body = [
         _introduction(data, model, stop),
         _tiles(data, model, evaluation),
-        pictures(figures),
-        sections([_classes(evaluation), _worst(data, evaluation)]),
+        page.pictures(figures),
+        page.sections([page.classes(evaluation.by_class()), _worst(data, evaluation)]),
     ]
-    write_page(path, f"{data.source}: {data.target}", body)
+    page.write_page(path, f"{data.source}: {data.target}", body)
 
 
 # Words and numbers ------------------------------------------------------------------------------
@@ -71,21 +59,11 @@ def _introduction(data: Data, model: Model, stop: str) -> str:
 def _tiles(data: Data, model: Model, evaluation: Evaluation) -> str:
     right, rows = int(evaluation.right.sum()), evaluation.count
     numbers = [
-        ("cross-entropy, nats", f"{evaluation.loss:.4f}"),
-        ("the same in bits", f"{evaluation.loss / math.log(2):.4f}"),
-        ("nats for always the class frequencies", f"{evaluation.baseline:.4f}"),
+        *page.losses(evaluation.loss, evaluation.baseline),
         (f"accuracy, {right} of {rows} {data.checked_kind}", f"{right / rows:.4f}"),
         (f"l2, for {model.classifier.loss_}", f"{model.classifier.l2:g}"),
     ]
-    return tiles(numbers)
-
-
-def _classes(evaluation: Evaluation) -> str:
-    rows = [
-        (label, str(rows), f"{loss:.4f}", f"{right:.4f}")
-        for label, rows, loss, right in evaluation.by_class()
-    ]
-    return "<h2>Class by class</h2>" + table(["class", "rows", "nats", "accuracy"], rows)
+    return page.tiles(numbers)
 
 
 def _worst(data: Data, evaluation: Evaluation) -> str:
@@ -94,7 +72,7 @@ def _worst(data: Data, evaluation: Evaluation) -> str:
         for row, is_, taken, p, q in evaluation.worst(WORST)
     ]
     heads = ["row, from 0", "is", "taken for", "p of that", "p of the truth"]
-    body = table(heads, rows) if rows else "<p>None is taken for a wrong class.</p>"
+    body = page.table(heads, rows) if rows else "<p>None is taken for a wrong class.</p>"
     return f"<h2>Most confidently wrong {data.checked_kind}</h2>{body}"
 
 

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Bins of the expected calibration error.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write an HTML report here.")
+@output.json_option
+@output.report_option
 def score(
     table: tuple[str, ...],
     target: str,
@@ -255,11 +255,7 @@ def _print(scored: Scored) -> None:
     for remark in scored.remarks:
         click.echo(remark)
     click.echo()
-    rows = (("cross-entropy", sums.loss), ("always the class frequencies", sums.baseline))
-    output.table(
-        [scored.rule.outputs, "nats", "bits"],
-        [[name, f"{nats:.4f}", f"{nats / math.log(2):.4f}"] for name, nats in rows],
-    )
+    output.losses(scored.rule.outputs, sums.loss, sums.baseline)
     width = max(len(name) for name, _ in scored.numbers)
     for name, value in scored.numbers:
         click.echo(f"{name:{width}}  {value:.4f}")

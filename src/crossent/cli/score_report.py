@@ -7,19 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crossent.cli import output
-from crossent.cli.page import (
-    BLUE,
-    INK,
-    draw_reliability,
-    figure,
-    pictures,
-    sections,
-    short,
-    table,
-    tiles,
-    write_page,
-)
+from crossent.cli import output, page
+from crossent.cli.page import BLUE, INK, short
 
 if TYPE_CHECKING:
     from crossent.cli.score import Scored
@@ -29,18 +18,16 @@ def write_report(path: Path, scored: Scored) -> None:
     """Write the report; an earlier one stays until all is written."""
     classes = output.costliest(scored.by_class)
     figures = [
-        figure(
-            "reliability", "Is the confidence right?", draw_reliability, scored.sums.reliability
-        ),
-        figure("classes", "Loss by class, in nats", _draw_classes, classes, scored.sums.loss),
+        page.reliability(scored.sums.reliability),
+        page.figure("classes", "Loss by class, in nats", _draw_classes, classes, scored.sums.loss),
     ]
     body = [
         _introduction(scored),
         _tiles(scored),
-        pictures(figures),
-        sections([_classes(scored, classes)]),
+        page.pictures(figures),
+        page.sections([page.classes(scored.by_class)]),
     ]
-    write_page(path, f"{', '.join(scored.files[:3])}: {scored.predictions.target}", body)
+    page.write_page(path, f"{', '.join(scored.files[:3])}: {scored.predictions.target}", body)
 
 
 def _introduction(scored: Scored) -> str:
@@ -58,20 +45,8 @@ def _introduction(scored: Scored) -> str:
 
 def _tiles(scored: Scored) -> str:
     sums = scored.sums
-    losses = [
-        ("cross-entropy, nats", sums.loss),
-        ("the same in bits", sums.bits),
-        ("nats for always the class frequencies", sums.baseline),
-    ]
-    return tiles([(name, f"{value:.4f}") for name, value in losses + scored.numbers])
-
-
-def _classes(scored: Scored, classes: Sequence[tuple[str, int, float, float]]) -> str:
-    rows = [
-        (label, str(count), f"{loss:.4f}", f"{share:.4f}") for label, count, loss, share in classes
-    ]
-    heading = output.heading_of(classes, scored.by_class) or "Class by class"
-    return f"<h2>{heading}</h2>" + table(["class", "rows", "nats", "accuracy"], rows)
+    numbers = [(name, f"{value:.4f}") for name, value in scored.numbers]
+    return page.tiles(page.losses(sums.loss, sums.baseline) + numbers)
 
 
 def _draw_classes(axes: Any, classes: Sequence[tuple[str, int, float, float]], mean: float) -> None:
