@@ -115,7 +115,7 @@ def test_nats_and_bits_are_said() -> None:
 LAYERS = (
     ("checks", "reference", "sums", "threads", "files", "distributed"),
     ("kernels",),
-    ("numpy", "plain", "torch_plain", "torch_tensors"),
+    ("numpy", "plain", "torch_plain", "torch_checks", "torch_tensors"),
     ("losses",),
     ("linear", "scoring"),
     ("",),  # the package itself: the public list
@@ -147,6 +147,7 @@ AT_HOME = {  # who may import a package that is not there for everyone
     "torch": {
         "torch",
         "torch_plain",
+        "torch_checks",
         "torch_parallel",
         "torch_parallel_linear",
         "torch_linear",

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.rows import LOSSES
 from cases import CASES, Case
 from crossent import torch as front_end
-from crossent import torch_plain
+from crossent import torch_checks, torch_plain
 
 LAYOUTS = ("C", "Fortran", "every other")  # the others no tensor can have
 TENSOR_CASES = tuple(case for case in CASES if case.layout in LAYOUTS)
@@ -60,7 +60,7 @@ def by_kernel(loss: Any, z: Tensor, y: Any, w: Any = None, normalizer: Any = Non
 def by_plain(loss: Any, z: Tensor, y: Any, w: Any = None, normalizer: Any = None) -> Tensor:
     """Return the loss as devices without kernels compute it."""
     weights = front_end._weights(loss, z)
-    zero = torch_plain.check(loss, z, y, w, weights)
+    zero = torch_checks.check(loss, z, y, w, weights)
     return torch_plain.value(loss, z, y, w, weights, normalizer) + zero
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossent import checks, losses, plain, torch_plain
+from crossent import checks, losses, plain, torch_checks, torch_plain
 from crossent import numpy as on_arrays
 from crossent.sums import LossSums
 from crossent.torch_linear import HeadStatistics as HeadStatistics
@@ -30,6 +30,7 @@ from crossent.torch_tensors import (
     arrays_of,
     as_tensor,
     beside,
+    computed_in,
     is_on_cpu,
     is_wanted,
     scaled,
@@ -124,9 +125,7 @@ def _compute_nothing(
     loss, shape = _loss(name, options), list(logits.shape)
     if loss.activation_name == "softmax":
         del shape[loss.axis]
-    value = logits.new_empty(
-        shape if loss.reduction == "none" else [], dtype=torch_plain.computed_in(logits)
-    )
+    value = logits.new_empty(shape if loss.reduction == "none" else [], dtype=computed_in(logits))
     return value, logits.new_empty(0 if upstream is None else logits.shape)
 
 
@@ -199,7 +198,7 @@ def _evaluate(
     y, w = beside(logits, targets, sample_weight)
     weights = None if weights is None else as_tensor(logits, "weight", weights)
     if not _have_kernel(logits, y, w, weights):
-        zero = torch_plain.check(loss, logits, y, w, weights)
+        zero = torch_checks.check(loss, logits, y, w, weights)
         return torch_plain.value(loss, logits, y, w, weights, normalizer) + zero
     wanted, half = is_wanted(logits), logits.dtype in HALF_TYPES
     if wanted and half and loss.reduction == "none":
@@ -282,7 +281,7 @@ def sums(loss: Any, logits: Tensor, targets: Any, sample_weight: Any) -> LossSum
     if is_on_cpu(logits):
         return on_arrays.sums(loss, *arrays_of(logits, y, w))
     weights = _weights(loss, logits)
-    torch_plain.check(loss, logits, y, w, weights)
+    torch_checks.check(loss, logits, y, w, weights)
     return torch_plain.sums(loss, logits, y, w, weights)
 
 
@@ -327,7 +326,7 @@ def _activation_of_nothing(logits: Tensor, name: str, axis: int) -> Tensor:
         return logits.new_empty(logits.shape)
     shape = list(logits.shape)
     del shape[axis]
-    return logits.new_empty(shape, dtype=torch_plain.computed_in(logits))
+    return logits.new_empty(shape, dtype=computed_in(logits))
 
 
 def _save_activation(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -357,9 +356,9 @@ _activation.register_autograd(_activation_backward, setup_context=_save_activati
 
 
 def _activate(name: str, logits: Tensor, axis: int = -1) -> Tensor:
-    dtype = torch_plain.computed_in(logits) if name == "logsumexp" else logits.dtype
+    dtype = computed_in(logits) if name == "logsumexp" else logits.dtype
     if not is_on_cpu(logits) or are_transformed(logits):
-        axis = torch_plain.check_logits(logits, None if "sigmoid" in name else axis)
+        axis = torch_checks.check_logits(logits, None if "sigmoid" in name else axis)
         return torch_plain.activation(name, logits, axis).to(dtype)
     if is_wanted(logits) and logits.dtype in HALF_TYPES:
         logits = logits.float()  # so that the gradient is rounded once
@@ -396,8 +395,8 @@ def activation(loss: Any, logits: Tensor) -> Tensor:
     """Return the outputs that a loss sees; dtype as given."""
     if loss.activation_name == "sigmoid":
         return sigmoid(logits)
-    torch_plain.check_logits(logits, loss.axis)
-    wide = logits.to(torch_plain.computed_in(logits))
+    torch_checks.check_logits(logits, loss.axis)
+    wide = logits.to(computed_in(logits))
     scores = torch_plain.scores(wide, loss.softcap, loss.temperature)
     return softmax(scores, loss.axis).to(logits.dtype)
 
@@ -405,9 +404,9 @@ def activation(loss: Any, logits: Tensor) -> Tensor:
 def predict(loss: Any, logits: Tensor) -> Tensor:
     """Return the class of the largest score, or 1 where a sigmoid output is above one half."""
     if loss.activation_name == "sigmoid":
-        torch_plain.check_logits(logits, None)
+        torch_checks.check_logits(logits, None)
         return (logits > 0).to(torch.int64)
-    return logits.argmax(torch_plain.check_logits(logits, loss.axis))
+    return logits.argmax(torch_checks.check_logits(logits, loss.axis))
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

@@ -22,15 +22,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from crossent import checks, linear_numpy, torch_plain
+from crossent import checks, linear_numpy, torch_checks, torch_plain
 from crossent.linear import BUDGET, GRADIENTS, HeadGradients, LinearCrossEntropy
 from crossent.torch_tensors import (
     are_transformed,
     array_of,
     as_tensor,
+    computed_in,
     is_on_cpu,
     is_wanted,
     scaled,
+    stand_in,
     tensor_of,
     widest,
 )
@@ -114,7 +116,7 @@ def _compute(
     above = None if upstream is None else array_of(upstream.reshape(-1))
     loss, layer = linear_numpy.evaluate(call, names, above)
     found = [
-        tensor_of(layer.gradients[name]).to(value_type(features)).reshape(like.shape)
+        tensor_of(layer.gradients[name]).to(computed_in(features)).reshape(like.shape)
         if name in names and like is not None
         else _nothing(features)
         for name, like in zip(GRADIENTS, (features, weight, bias), strict=True)
@@ -122,13 +124,8 @@ def _compute(
     return tensor_of(loss), found[0], found[1], found[2]
 
 
-def value_type(features: Tensor) -> torch.dtype:
-    """Return the type that features are computed in."""
-    return torch_plain.computed_in(features)
-
-
 def _nothing(features: Tensor) -> Tensor:
-    return features.new_empty(0, dtype=value_type(features))
+    return features.new_empty(0, dtype=computed_in(features))
 
 
 def _compute_nothing(
@@ -145,7 +142,7 @@ def _compute_nothing(
     *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return tensors of the right shapes and types, which hold nothing."""
-    dtype, reduction = value_type(features), options[0]
+    dtype, reduction = computed_in(features), options[0]
     loss = features.new_empty(features.shape[:-1] if reduction == "none" else [], dtype=dtype)
     found = [
         features.new_empty(like.shape, dtype=dtype)
@@ -241,7 +238,7 @@ class _Gradients(torch.autograd.Function):
         """Return the derivatives of <above, gradients>, in closed form."""
         tensors, normalizer, options = ctx.call
         upstream = ctx.upstream
-        wide = value_type(tensors.features)
+        wide = computed_in(tensors.features)
         changes = [None if t is None else array_of(t.to(wide)) for t in above]
         if changes[0] is not None:
             changes[0] = changes[0].reshape(-1, changes[0].shape[-1])
@@ -396,7 +393,7 @@ def _plain_value(head: LinearCrossEntropy, tensors: Tensors, normalizer: float |
     """Return the loss by differentiable torch operations, some rows at a time."""
     zero = _check(head, tensors)
     again = not are_transformed(*tensors) and is_wanted(*tensors)
-    dtype = value_type(tensors.features)  # so that gradients of several chunks add up in it
+    dtype = computed_in(tensors.features)  # so that gradients of several chunks add up in it
     wide = (None if t is None else t.to(dtype) for t in tensors[:3])
     tensors = Tensors._make([*wide, *tensors[3:]])
     parts = [
@@ -437,7 +434,7 @@ def _step(head: LinearCrossEntropy, tensors: Tensors) -> int:
     """Return how many rows of scores fit the budget."""
     laid_out = 2 if tensors.probabilities is not None else 1
     return checks.budget_for_rows(
-        head.budget, len(tensors.weight) * value_type(tensors.features).itemsize * laid_out
+        head.budget, len(tensors.weight) * computed_in(tensors.features).itemsize * laid_out
     )
 
 
@@ -452,7 +449,7 @@ def _terms(head: LinearCrossEntropy, rows: Tensors) -> tuple[Tensor, Tensor, Ten
 
 def _scores(rows: Tensors) -> Tensor:
     """Return the scores of some rows, in the type that features are computed in."""
-    dtype, device = value_type(rows.features), rows.features.device.type
+    dtype, device = computed_in(rows.features), rows.features.device.type
     known = torch.amp.is_autocast_available(device)
     with torch.autocast(device, enabled=False) if known else nullcontext():
         z = rows.features.to(dtype) @ rows.weight.to(dtype).mT
@@ -461,48 +458,20 @@ def _scores(rows: Tensors) -> Tensor:
 
 def _check(head: LinearCrossEntropy, tensors: Tensors) -> Tensor:
     """Raise what the NumPy front end would raise, else return 0, for the loss to add."""
-    stand_ins = (None if t is None else torch_plain._stand_in(t, 0) for t in tensors[:3])
-    x, w, _ = checks.head(*stand_ins)
+    x, w, _ = checks.head(*map(stand_in, tensors[:3]))
     shape = (*x.shape[:-1], len(w))
     _step(head, tensors)  # raises what is wrong with the budget
     y, p, s = tensors.targets, tensors.probabilities, tensors.sample_weight
     scores = tensors.features.detach().new_zeros(()).expand(shape)
     if p is None:
-        return torch_plain.check(head.loss, scores, y, s, tensors.class_weight)
-    indices = checks.top_indices(torch_plain._stand_in(y, 0), shape)
-    checks.top_probabilities(torch_plain._stand_in(p, 0), indices.shape, True)
-    pair: Tensor = check_pair(y, p.detach(), None if s is None else s.detach(), shape[-1])
+        return torch_checks.check(head.loss, scores, y, s, tensors.class_weight)
+    indices = checks.top_indices(stand_in(y), shape)
+    checks.top_probabilities(stand_in(p), indices.shape, True)
+    pair: Tensor = torch_checks.check_pair(
+        y, p.detach(), None if s is None else s.detach(), shape[-1]
+    )
     of_rows = y.new_zeros(shape[:-1], dtype=torch.int64)
-    return pair + torch_plain.check(head.loss, scores, of_rows, s, tensors.class_weight)
-
-
-@torch.library.custom_op("crossent::check_pair", mutates_args=())
-def check_pair(
-    indices: Tensor, probabilities: Tensor, sample_weight: Tensor | None, classes: int
-) -> Tensor:
-    """Raise what is wrong with a pair of targets, else return 0, also under vmap."""
-    y = checks.top_indices(torch_plain._copy(indices), (*indices.shape[:-1], classes))
-    part = True if sample_weight is None else torch_plain._copy(sample_weight != 0)[..., None]
-    checks.top_probabilities(torch_plain._copy(probabilities), y.shape, part)
-    return probabilities.new_zeros(())
-
-
-@check_pair.register_fake
-def _no_pair(
-    indices: Tensor, probabilities: Tensor, sample_weight: Tensor | None, classes: int
-) -> Tensor:
-    return probabilities.new_zeros(())
-
-
-@check_pair.register_vmap
-def _check_pairs(
-    info: Any, in_dims: tuple[int | None, ...], *arguments: Any
-) -> tuple[Tensor, None]:
-    """Check every member of a batch by itself."""
-    pairs = list(zip(arguments[:3], in_dims, strict=False))
-    for i in range(info.batch_size):
-        check_pair(*(t if dim is None else t.select(dim, i) for t, dim in pairs), arguments[3])
-    return arguments[1].new_zeros(()), None
+    return pair + torch_checks.check(head.loss, scores, of_rows, s, tensors.class_weight)
 
 
 # Statistics ---------------------------------------------------------------------------------------
@@ -608,7 +577,7 @@ def _statistics(head: LinearCrossEntropy, rows: Tensors) -> tuple[Tensor, ...]:
     row = torch_plain.apart(s)
     p, far = torch_plain.activation("softmax", s, 1), torch_plain.distances(s, row)
     lse = (row.m + torch.log1p(row.rest)).squeeze(1)
-    entropy = torch_plain._weigh(p, far).sum(1)
+    entropy = torch_plain.weigh(p, far).sum(1)
     losses = _terms(head, rows)[0]
     each = (losses, lse, entropy, 1 + ahead.sum(1))
     return tuple(torch.where(part, t, torch.zeros_like(t)) for t in each)

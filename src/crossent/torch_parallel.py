@@ -31,9 +31,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from crossent import checks, torch_plain
+from crossent import checks, torch_checks, torch_plain
 from crossent.losses import CrossEntropy
-from crossent.torch_tensors import beside
+from crossent.torch_tensors import are_probabilities, beside, computed_in, stand_in
 
 BLOCK = 2**18  # scores at a time: what is made of them stays in the cache
 GPU_BLOCK = 2**25
@@ -126,7 +126,7 @@ class Call:
 
     def tell(self) -> dict[str, Any]:
         """Return what the other ranks must know; all but the width must be the same on each."""
-        soft = torch_plain._are_probabilities(self.targets, self.logits)
+        soft = are_probabilities(self.targets, self.logits)
         rows = list(self.logits.shape)
         width = rows.pop(self.axis)
         class_weight = self.loss.class_weight
@@ -154,16 +154,16 @@ def checked(
     """Check what this rank was called with, as far as it can tell alone."""
     if not isinstance(logits, Tensor):
         raise TypeError(f"local_logits is a {type(logits).__name__}; it must be a tensor")
-    torch_plain.check_logits(logits, None)
+    torch_checks.check_logits(logits, None)
     axis = checks.axis(loss.axis, logits.ndim)
     y, w = beside(logits, targets, sample_weight)
     refuse_gradient("targets", y)
     refuse_gradient("sample_weight", w)
     normalizer = checks.normalizer(normalizer, loss.reduction)
-    if torch_plain._are_probabilities(y, logits):
-        checks.targets(torch_plain._stand_in(y, 0), tuple(logits.shape), axis)
+    if are_probabilities(y, logits):
+        checks.targets(stand_in(y), tuple(logits.shape), axis)
         if logits.shape[axis]:
-            torch_plain.check(loss, logits, y, w, None)
+            torch_checks.check(loss, logits, y, w, None)
     return Call(loss, logits, y, w, normalizer, axis)
 
 
@@ -316,14 +316,14 @@ def part_of(call: Call, shard: Shard) -> Part:
     loss, y, w = call.loss, call.targets, call.sample_weight
     each = checks.per_output("class_weight", loss.class_weight, shard.classes, "classes", 1.0)
     class_weight = torch.from_numpy(each[shard.first :][: shard.width]).to(y.device)
-    if torch_plain._are_probabilities(y, call.logits):
+    if are_probabilities(y, call.logits):
         checks.classes(shard.classes)
         y = _rows(y, call.axis)
         w = _float64(w, y)
     else:
         shape = list(call.logits.shape)
         shape[call.axis] = shard.classes
-        torch_plain.check(loss, call.logits.new_empty(()).expand(shape), y, w, None)
+        torch_checks.check(loss, call.logits.new_empty(()).expand(shape), y, w, None)
         y = y.reshape(-1).to(torch.int64)
         w = torch.where(y == loss.ignore_index, 0.0, _float64(w, y))
         y = torch.where(y == loss.ignore_index, 0, y)
@@ -349,7 +349,7 @@ def _rows(tensor: Tensor, axis: int) -> Tensor:
 
 def _taken(part: Part, logits: Tensor, rows: slice) -> Tensor:
     """Return some rows in the type they are computed in; what takes no part may hold anything."""
-    z = logits[rows].to(torch_plain.computed_in(logits) if part.is_hard else torch.float64)
+    z = logits[rows].to(computed_in(logits) if part.is_hard else torch.float64)
     idle = part.weight[rows] == 0
     return z.masked_fill(idle[:, None], 0.0) if bool(idle.any()) else z
 
@@ -406,7 +406,7 @@ def _statistics(part: Part, logits: Tensor, rows: slice) -> Tensor:
     t = _masses(part, rows)
     own = torch.where(here, t.gather(1, x) + (0.0 if part.is_soft else part.gain[x]), 0.0)
     t = _put(t, x, here, 0.0)
-    rest_gap = torch_plain._weigh(t, top - s).sum(1, keepdim=True)
+    rest_gap = torch_plain.weigh(t, top - s).sum(1, keepdim=True)
     if part.is_soft:
         mass = (part.y[rows] * part.class_weight).sum(1, keepdim=True)
     else:
@@ -472,8 +472,8 @@ def _combined(part: Part, found: Tensor) -> Sums:
     shift = torch.where(m == top, 0.0, top - m)
     reach = shift + gap  # from each rank's x to the top
     others = (torch.exp(-shift) * others + torch.where(apart, 0.0, torch.exp(-reach))).sum(0)
-    given_back = torch.where(apart, 0.0, torch_plain._weigh(own_mass, reach))
-    rest_gap = (rest_gap + torch_plain._weigh(rest, shift) + given_back).sum(0)
+    given_back = torch.where(apart, 0.0, torch_plain.weigh(own_mass, reach))
+    rest_gap = (rest_gap + torch_plain.weigh(rest, shift) + given_back).sum(0)
     rest = (rest + torch.where(apart, 0.0, own_mass)).sum(0)
     own_mass = own_mass.gather(0, owner[None])[0]
     without_limit = (top == -math.inf) | ((m == math.inf).sum(0) > 1)
@@ -496,7 +496,7 @@ def _finished(
     z_loss, own = part.loss.z_loss, torch.exp(-gap)
     log_rest = torch.log1p(torch.where(gap == 0, others, (others - 1.0) + own))
     total, lse = others + own, top + log_rest
-    losses = torch_plain._weigh(own_mass, gap) + (own_mass + rest) * log_rest + rest_gap
+    losses = torch_plain.weigh(own_mass, gap) + (own_mass + rest) * log_rest + rest_gap
     penalties = z_loss * lse * lse if z_loss else torch.zeros_like(lse)
     pull = torch.where(top == math.inf, 0.0, 2.0 * z_loss * lse)  # the limit has no slope
     own_slope = (rest + pull) * (own / total) - own_mass * (others / total)
@@ -511,7 +511,7 @@ def _finished(
 
 def reduced(part: Part, losses: Tensor, mass: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     """Return the reduced loss, or the losses for "none", and what the sum was divided by."""
-    dtype = torch_plain.computed_in(call.logits)
+    dtype = computed_in(call.logits)
     if part.loss.reduction == "none":
         shape = list(call.logits.shape)
         del shape[call.axis]

@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from crossent import checks, torch_linear, torch_parallel, torch_plain
+from crossent import checks, torch_checks, torch_linear, torch_parallel
 from crossent.linear import LinearCrossEntropy
 from crossent.torch_parallel import Call, Part, Shard, Sums
-from crossent.torch_tensors import is_wanted
+from crossent.torch_tensors import computed_in, is_wanted, stand_in
 
 WIDENED = 1 << 20  # numbers of a half type's weight at a time, as float32 beside the budget
 
@@ -72,7 +72,7 @@ class HeadCall:
     @property
     def bytes_per_score(self) -> int:
         """What a score takes of the budget."""
-        size = torch_plain.computed_in(self.features).itemsize
+        size = computed_in(self.features).itemsize
         return size + (0 if self.pair is None else 8)
 
     def tell(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _checked(
         )
     tensors = torch_linear.head_tensors(head, features, weight, targets, bias, sample_weight, None)
     x, w, b, y, p, s, _ = tensors
-    checks.head(*(torch_plain._stand_in(each, 0) for each in (x, w, b)))
+    checks.head(*map(stand_in, (x, w, b)))
     logits = x.new_empty(()).expand(*x.shape[:-1], len(w))  # takes no memory
     pair = None if p is None else (y, p)
     if pair is not None:
@@ -127,7 +127,7 @@ def _part(own: HeadCall, shard: Shard) -> Part:
     if own.pair is None:
         return part
     w = own.call.sample_weight
-    torch_linear.check_pair(*own.pair, w, shard.classes)
+    torch_checks.check_pair(*own.pair, w, shard.classes)
     weight = part.weight.new_ones(len(part.weight)) if w is None else w.reshape(-1).double()
     return replace(part, y=weight.new_empty(len(weight), 0), weight=weight)
 
@@ -140,7 +140,7 @@ class Layer:
 
     def __init__(self, own: HeadCall, part: Part, step: int) -> None:
         self.call, self.part, self.pair, self.step = own.call, part, own.pair, step
-        self.dtype = torch_plain.computed_in(own.features)
+        self.dtype = computed_in(own.features)
 
     def chunks(self) -> Iterator[Tensor]:
         """Yield indices of rows that take part, as many as the budget has room for."""

@@ -19,12 +19,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from crossent import checks
 from crossent.sums import LossSums
+from crossent.torch_tensors import are_probabilities, computed_in
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,6 @@ class Terms:
     part: Tensor
     weight: Tensor
     samples: Tensor
-
-
-def computed_in(logits: Tensor) -> torch.dtype:
-    """Return the type of a loss: float64 for float64 scores, else float32."""
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def value(
@@ -92,7 +86,7 @@ def terms(
     return of_kind(loss, logits.to(dtype), targets, w, factor)
 
 
-def _weigh(mass: Tensor, distance: Tensor) -> Tensor:
+def weigh(mass: Tensor, distance: Tensor) -> Tensor:
     """Return mass * distance with 0 * inf = 0: what is impossible and does not happen is free."""
     free = (mass == 0) & (distance == math.inf)
     return mass * torch.where(free, 0.0, distance)
@@ -109,7 +103,7 @@ def sums(
     found = terms(loss, logits, targets, sample_weight, weights)
     if loss.activation_name == "sigmoid":
         right = (logits > 0) == (targets > 0.5)
-    elif _are_probabilities(targets, logits):
+    elif are_probabilities(targets, logits):
         right = logits.argmax(loss.axis) == targets.argmax(loss.axis)
     else:
         right = logits.argmax(loss.axis) == targets
@@ -189,7 +183,7 @@ def _softmax_terms(
 ) -> Terms:
     z = logits.movedim(loss.axis, -1)
     given = torch.ones_like(z[..., 0]) if weights is None else weights
-    if _are_probabilities(targets, logits):
+    if are_probabilities(targets, logits):
         y, part = targets.to(z.dtype).movedim(loss.axis, -1), given != 0
         y = torch.where(part.unsqueeze(-1), y, 0.0)
     else:
@@ -226,13 +220,13 @@ def _one_term(
     if y.dtype.is_floating_point:
         factor = torch.ones_like(s[..., :1]) if class_weight is None else class_weight
         t = ((1 - alpha) * y + alpha / s.shape[-1]) * factor
-        return _weigh(t, distances(s, row)).sum(-1), (y * factor).sum(-1)
+        return weigh(t, distances(s, row)).sum(-1), (y * factor).sum(-1)
     mass = torch.ones_like(s[..., 0]) if class_weight is None else class_weight[y]
-    losses = _weigh((1 - alpha) * mass, distance_of(y, s, row))
+    losses = weigh((1 - alpha) * mass, distance_of(y, s, row))
     if alpha:
         spread = s.new_tensor(alpha / s.shape[-1])
         t = spread if class_weight is None else spread * class_weight
-        losses = losses + _weigh(t, distances(s, row)).sum(-1)
+        losses = losses + weigh(t, distances(s, row)).sum(-1)
     return losses, mass
 
 
@@ -241,7 +235,7 @@ def _two_terms(loss: Any, y: Tensor, s: Tensor, row: Apart) -> Tensor:
     if not y.dtype.is_floating_point:
         y = torch.zeros_like(s).scatter(-1, y.unsqueeze(-1), 1.0)
     t = (1 - loss.label_smoothing) * y + loss.label_smoothing / s.shape[-1]
-    errors = _weigh(t, distances(s, row)) + _weigh(1 - t, complement_distances(s, row))
+    errors = weigh(t, distances(s, row)) + weigh(1 - t, complement_distances(s, row))
     return errors.sum(-1)
 
 
@@ -274,7 +268,7 @@ def _sigmoid_terms(
         losses = 0.5 * (b * sigmoid(z) - a * sigmoid(-z)) ** 2
     else:
         a = a if pos_weight is None else a * pos_weight
-        losses = _weigh(a, softplus(-z)) + _weigh(b, softplus(z))
+        losses = weigh(a, softplus(-z)) + weigh(b, softplus(z))
     outputs = z.shape[-1] if z.ndim > 1 else 1
     samples = w.sum() / (w.shape[-1] if w.ndim > 1 and w.shape[-1] else 1)
     losses = torch.where(part, w * losses, 0.0)
@@ -298,148 +292,3 @@ def activation(name: str, logits: Tensor, axis: int) -> Tensor:
     if name == "log_softmax":
         return -distances(s, row).movedim(-1, axis)
     return (row.others.scatter(-1, row.winner, 1.0) / (1 + row.rest)).movedim(-1, axis)
-
-
-# Checks -----------------------------------------------------------------------------------------
-
-
-def check(
-    loss: Any,
-    logits: Tensor,
-    targets: Tensor,
-    sample_weight: Tensor | None,
-    weights: Tensor | None,
-) -> Tensor:
-    """Raise what the NumPy front end would raise, else return 0, for the loss to add.
-
-    Added, no compiler can drop it; being an operator, it looks at values under `torch.vmap` too.
-    """
-    arguments = (logits, targets, sample_weight, weights)
-    detached = [None if given is None else given.detach() for given in arguments]
-    softmax = loss.activation_name == "softmax"
-    axis = checks.axis(loss.axis, logits.ndim) if softmax else None
-    ignore_index = loss.ignore_index if softmax else 0
-    zero: Tensor = _check(*detached, axis, ignore_index, 0)
-    return zero
-
-
-@torch.library.custom_op("crossent::check", mutates_args=())
-def _check(
-    logits: Tensor,
-    targets: Tensor,
-    sample_weight: Tensor | None,
-    weights: Tensor | None,
-    axis: int | None,
-    ignore_index: int,
-    batch_axes: int,
-) -> Tensor:
-    """Check shapes and values; axis None stands for a sigmoid loss.
-
-    Every tensor begins with so many batch axes, which are no part of the loss's own shapes.
-    """
-    arguments = (logits, targets, sample_weight, weights, axis, ignore_index, batch_axes)
-    zero: Tensor = _check_shapes(*arguments)
-    if sample_weight is not None and not _are_weights(sample_weight):
-        checks.sample_weight(_copy(sample_weight), tuple(sample_weight.shape))
-    if weights is not None and not _are_weights(weights):
-        name = "pos_weight" if axis is None else "class_weight"
-        checks.weights_option(name, _copy(weights).reshape(-1))
-    if axis is None or _are_probabilities(targets, logits):
-        along = -1 if axis is None else batch_axes + axis
-        _check_probabilities(targets, sample_weight, along)
-    else:
-        _check_indices(targets, logits.shape[batch_axes + axis], ignore_index)
-    return zero
-
-
-@_check.register_fake
-def _check_shapes(
-    logits: Tensor,
-    targets: Tensor,
-    sample_weight: Tensor | None,
-    weights: Tensor | None,
-    axis: int | None,
-    ignore_index: int,
-    batch_axes: int,
-) -> Tensor:
-    z, y, w, v = (_stand_in(t, batch_axes) for t in (logits, targets, sample_weight, weights))
-    shape = checks.logits(z).shape
-    if axis is None:
-        checks.binary_targets(y, shape)
-        checks.sample_weight(w, shape[:-1] if len(shape) > 1 else shape, shape)
-        name, count, of = "pos_weight", shape[-1] if len(shape) > 1 else 1, "outputs"
-    else:
-        checks.classes(shape[axis])
-        checks.targets(y, shape, axis)
-        checks.sample_weight(w, shape[:axis] + shape[axis + 1 :])
-        name, count, of = "class_weight", shape[axis], "classes"
-    if v is not None and v.ndim < 2:  # of more axes only a module makes them, which checks that
-        checks.per_output(name, v, count, of)
-    return logits.new_zeros((), dtype=computed_in(logits))
-
-
-def _check_indices(targets: Tensor, classes: int, ignore_index: int) -> None:
-    allowed = (targets >= 0) & (targets < classes) | (targets == ignore_index)
-    if not bool(allowed.all()):
-        raise checks.bad_index(_copy(targets), classes, ignore_index)
-
-
-def _check_probabilities(targets: Tensor, sample_weight: Tensor | None, axis: int) -> None:
-    allowed = (targets >= 0) & (targets <= 1)
-    if sample_weight is not None:
-        of_rows = sample_weight.ndim < targets.ndim
-        allowed |= (sample_weight.unsqueeze(axis) if of_rows else sample_weight) == 0
-    if not bool(allowed.all()):
-        raise checks.bad_probability(_copy(targets), taking_part=_copy(~allowed))
-
-
-def _are_weights(weights: Tensor) -> bool:
-    return bool((weights.isfinite() & (weights >= 0)).all())
-
-
-@_check.register_vmap
-def _check_batch(
-    info: Any, in_dims: tuple[int | None, ...], *arguments: Any
-) -> tuple[Tensor, None]:
-    *tensors, axis, ignore_index, batch_axes = arguments
-    batched = [
-        given
-        if given is None
-        else given.unsqueeze(0).expand(info.batch_size, *given.shape)
-        if dim is None
-        else given.movedim(dim, 0)
-        for given, dim in zip(tensors, in_dims, strict=False)
-    ]
-    zero: Tensor = _check(*batched, axis, ignore_index, batch_axes + 1)
-    return zero, None
-
-
-def check_logits(logits: Tensor, axis: int | None) -> int:
-    """Check the logits of an activation, and return the axis counted from 0 (None: -1)."""
-    if logits.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        checks.logits(_stand_in(logits, 0))
-    if axis is None:
-        return -1
-    axis = checks.axis(axis, logits.ndim)
-    checks.classes(logits.shape[axis])
-    return axis
-
-
-def _stand_in(tensor: Tensor | None, batch_axes: int) -> Any:
-    """Return an array of the tensor's shape and type that takes no memory."""
-    if tensor is None:
-        return None
-    name = str(tensor.dtype).removeprefix("torch.")
-    dtype = getattr(np, "float32" if name == "bfloat16" else name, object)
-    return np.broadcast_to(np.zeros((), dtype), tuple(tensor.shape[batch_axes:]))
-
-
-def _copy(tensor: Tensor) -> Any:
-    """Return the values, for an error to name one of them."""
-    wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    return wide.cpu().numpy()
-
-
-def _are_probabilities(targets: Tensor, logits: Tensor) -> bool:
-    """Return whether softmax targets are probabilities; with no rows a list is neither."""
-    return targets.dtype.is_floating_point and targets.ndim == logits.ndim

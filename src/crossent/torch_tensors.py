@@ -1,4 +1,4 @@
-"""Tensors as NumPy arrays and back, and what autograd is about to do with them."""
+"""Tensors as NumPy arrays and back, their types, and what autograd is about to do with them."""
 
 from __future__ import annotations
 
@@ -42,6 +42,21 @@ def tensor_of(array: Any) -> Tensor:
     return torch.from_numpy(array)
 
 
+def stand_in(tensor: Tensor | None, batch_axes: int = 0) -> Any:
+    """Return an array of the tensor's shape and type that takes no memory."""
+    if tensor is None:
+        return None
+    name = str(tensor.dtype).removeprefix("torch.")
+    dtype = getattr(np, "float32" if name == "bfloat16" else name, object)
+    return np.broadcast_to(np.zeros((), dtype), tuple(tensor.shape[batch_axes:]))
+
+
+def values_of(tensor: Tensor) -> Any:
+    """Return the values, for an error to name one of them."""
+    wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return wide.cpu().numpy()
+
+
 def beside(logits: Tensor, targets: Any, sample_weight: Any) -> tuple[Tensor, Tensor | None]:
     """Return targets and sample weights as tensors on the device of the logits."""
     weights = None
@@ -67,9 +82,19 @@ def as_tensor(logits: Tensor, name: str, value: Any, of: str = "logits") -> Tens
     return value
 
 
+def computed_in(logits: Tensor) -> torch.dtype:
+    """Return the type of a loss: float64 for float64 scores, else float32."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
 def widest(device: torch.device) -> torch.dtype:
     """Return the widest floating type of a device."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def are_probabilities(targets: Tensor, logits: Tensor) -> bool:
+    """Return whether softmax targets are probabilities; with no rows a list is neither."""
+    return targets.dtype.is_floating_point and targets.ndim == logits.ndim
 
 
 def is_wanted(*tensors: Tensor | None) -> bool:
