@@ -243,7 +243,8 @@ def test_many_words_make_sparse_features(monkeypatch: pytest.MonkeyPatch) -> Non
 BAD = [
     ({"b": [[1], [2]]}, "column 'b' has type list<"),
     ({"b": [b"x", b"y"]}, "column 'b' has type binary; numbers, dates, truth values and text"),
-    ({"b": [1.0, -np.inf]}, "column 'b' holds -inf in row 1; it must be finite"),
+    ({"b": [1.0, -np.inf]}, "column 'b' holds -inf in row 1; it must be finite, at most 1e+100 in"),
+    ({"b": [1.0, 2e200]}, "column 'b' holds 2e+200 in row 1; it must be finite, at most 1e+100 in"),
 ]
 
 

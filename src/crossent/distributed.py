@@ -12,6 +12,7 @@ there that another failed, ends too.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -157,7 +158,7 @@ class Ranks(Alone):
         try:
             exchange()
         except RuntimeError as error:
-            reason = str(error).split("\n", 1)[0]
+            reason = re.sub(r"^\[\S*\] ", "", str(error)).split(". ", 1)[0]  # no place in gloo
             raise ConnectionError(f"a process ended before its work was done: {reason}") from error
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ Rows = Callable[[int], str]  # names a row of a table, for a message
 
 LEAST_ROWS = 2  # with a text value, to give it a feature: one row alone teaches nothing general
 MOST_WORDS = 1 << 17  # different ones of a column: more are counted no further
+LARGEST = 1e100  # number of a column, in magnitude: sums of squares stay finite
 DENSE_BYTES = 64 << 20  # up to here features are dense even if most of them are 0
 
 
@@ -423,10 +424,12 @@ def _numbers(name: str, column: pa.ChunkedArray, row: Rows = "row {}".format) ->
             f"column {name!r} has type {column.type}; numbers, dates, truth values and text can "
             "be learnt from"
         ) from None
-    if np.isinf(values).any():
-        first = int(np.isinf(values).argmax())
+    large = np.abs(values) > LARGEST
+    if large.any():
+        first = int(large.argmax())
         raise ValueError(
-            f"column {name!r} holds {values[first]} in {row(first)}; it must be finite"
+            f"column {name!r} holds {values[first]} in {row(first)}; it must be finite, at most "
+            f"{LARGEST:g} in magnitude"
         )
     return np.asarray(values)
 

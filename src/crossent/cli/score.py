@@ -133,6 +133,11 @@ class Scored:
         return list(dict.fromkeys(str(part.path) for part in self.parts))
 
     @property
+    def source(self) -> str:
+        """Return the file, or how many there are."""
+        return self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
+
+    @property
     def numbers(self) -> list[tuple[str, float]]:
         """Return what is a single number, by name."""
         sums = self.sums
@@ -247,9 +252,8 @@ def _score(parts: list[Part], predictions: Predictions, rule: Scoring, ranks: Al
 def _print(scored: Scored) -> None:
     sums = scored.sums
     read = sums.rows + sums.ignored
-    files = scored.files[0] if len(scored.files) == 1 else f"{len(scored.files)} files"
     click.echo(
-        f"{files}: {read} rows read, {sums.ignored} ignored, {sums.infinite} infinite; "
+        f"{scored.source}: {read} rows read, {sums.ignored} ignored, {sums.infinite} infinite; "
         f"{read / scored.seconds:.3g} rows per second"
     )
     for remark in scored.remarks:

@@ -35,7 +35,7 @@ def _introduction(scored: Scored) -> str:
 
     sums = scored.sums
     said = [
-        f"{sums.rows + sums.ignored} rows of {len(scored.files)} files were read, "
+        f"{sums.rows + sums.ignored} rows of {scored.source} were read, "
         f"{sums.ignored} ignored; {sums.infinite} cost infinity",
         *scored.remarks,
         *([infinite_rows(scored)] if sums.infinite else []),
