@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import shlex
-import subprocess
 import sys
+import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from benchmarks import measure, memory, report
 from benchmarks.cases import CASES, WITH_MEMORY
 from benchmarks.measure import Result
 from benchmarks.peers import MISSING
+from benchmarks.report import Run
 
 
 def _arguments() -> argparse.Namespace:
@@ -40,16 +42,13 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _run(name: str, rounds: int, quick: bool) -> Result | None:
-    print(f"\n{name}", flush=True)
-    try:
-        result = measure.run(CASES[name](quick), rounds)
-    except ModuleNotFoundError as error:
-        print(f"left out: {error.name} is not installed")
-        return None
+def _measure(name: str, rounds: int, quick: bool) -> Result:
+    """Time a case, weigh it where that is asked for, and print what was found."""
+    result = measure.run(CASES[name](quick), rounds)
     if name in WITH_MEMORY and not quick:
+        weighed = fnmatch.filter(result.seconds, WITH_MEMORY[name])
         limits = result.case.groups.get(result.case.limit, ())
-        peaks = {w: memory.measured(name, w) for w in result.seconds if w not in limits}
+        peaks = {each: memory.measured(name, each) for each in weighed if each not in limits}
         result = replace(result, memory=peaks)
     print("\n".join([report.case_table(result), *report.remarks(result)]))
     for target, ratio, met in result.verdicts():
@@ -57,22 +56,39 @@ def _run(name: str, rounds: int, quick: bool) -> Result | None:
     return result
 
 
+def _add(run: Run, name: str, rounds: int, quick: bool) -> None:
+    """Run a case; one that fails is reported, and is no reason not to run the others."""
+    print(f"\n{name}", flush=True)
+    start = time.perf_counter()
+    try:
+        run.results[name] = _measure(name, rounds, quick)
+    except ModuleNotFoundError as error:
+        print(f"left out: {error.name} is not installed")
+    except Exception as error:
+        traceback.print_exc()
+        run.failures[name] = f"{type(error).__name__}: {error}"
+    print(f"{time.perf_counter() - start:.0f} s", flush=True)
+
+
 def main() -> int:
     arguments = _arguments()
     patterns = arguments.cases or ["*"]
-    names = [name for name in CASES if any(fnmatch.fnmatch(name, p) for p in patterns)]
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
-    about = report.surroundings(command, MISSING)
-    print(report.describe(about), flush=True)
-    found = {name: _run(name, arguments.rounds, arguments.quick) for name in names}
-    results = {name: result for name, result in found.items() if result is not None}
-    print(f"\n{report.verdicts(results)}")
-    if arguments.json:
-        report.write_json(arguments.json, about, results)
+    run = Run(report.surroundings(command, MISSING), list(CASES))
+    print(report.describe(run.about), flush=True)
+    for name in CASES:
+        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+            _add(run, name, arguments.rounds, arguments.quick)
+            if arguments.json:
+                report.write_json(arguments.json, run)
+            if arguments.update_docs:  # now: whoever stops the run keeps what there is
+                report.update_docs(run)
     if arguments.update_docs:
-        check = subprocess.run(["crossent", "check"], capture_output=True, text=True)
-        report.update_docs(about, results, check.stdout + check.stderr)
-    return 0 if all(all(result.checks.values()) for result in results.values()) else 1
+        report.update_check()
+    print(f"\n{report.verdicts(run.results)}")
+    for name, text in run.failures.items():
+        print(f"{name} FAILED: {text}")
+    return 0 if run.succeeded() else 1
 
 
 if __name__ == "__main__":

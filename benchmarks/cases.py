@@ -19,7 +19,7 @@ import crossent
 from benchmarks import estimator, head, scoring
 from benchmarks.limits import COPY, READ, copies, reads
 from benchmarks.measure import Call, Case, Prepare, Target
-from benchmarks.peers import Work, peers
+from benchmarks.peers import Work, peers, tensors, torch_loss
 
 Make = Callable[[bool], Case]
 OURS = "crossent"
@@ -119,6 +119,34 @@ def _value_only(rows: int, classes: int, targets: tuple[Target, ...], quick: boo
         groups={"read": READ},
         limit="read",
     )
+
+
+# Tensors ----------------------------------------------------------------------------------------
+
+
+def _tensors(rows: int, classes: int, dtype: str, targets: tuple[Target, ...], quick: bool) -> Case:
+    """Compare forward and backward of our loss on tensors with torch's, and with our arrays.
+
+    Every call allocates its gradient.
+    """
+    work = _work("index", _rows(rows, quick), classes, _dtype(dtype))
+    ways = {
+        OURS: partial(_backward, work, lambda: crossent.cross_entropy),
+        "crossent, arrays": _new(crossent.CrossEntropy(), work),
+        "torch eager": partial(_backward, work, partial(torch_loss, work.kind, compiled=False)),
+        "torch.compile": partial(_backward, work, partial(torch_loss, work.kind, compiled=True)),
+    }
+    return Case(work.bytes_moved, ways, targets)
+
+
+def _backward(work: Work, make: Callable[[], Any]) -> Call:
+    (z, y), loss = tensors(work), make()
+
+    def call() -> None:
+        z.grad = None
+        loss(z, y).backward()
+
+    return call
 
 
 # Sigmoid ----------------------------------------------------------------------------------------
@@ -363,6 +391,12 @@ VALUE = (
 )
 DOUBLE = (faster_than("torch eager", 4),)
 HALF = (at_most(OURS, 1.0, "crossent, float32"),)
+TENSORS = (
+    faster_than("torch eager", 8),
+    faster_than("torch.compile", 4),
+    at_most(OURS, 1.1, "crossent, arrays"),
+)
+HALF_TENSORS = (faster_than("torch eager", 6), at_most(OURS, 1.1, "crossent, arrays"))
 DENSE = (at_most(OURS, 2, "crossent, class indices"),)
 MILLION = 1_000_000
 
@@ -382,6 +416,9 @@ def _table() -> Iterator[tuple[str, Make]]:
     for name in ("float16", "bfloat16"):
         yield f"{name}_65536x1000", partial(_half, name, 65536, 1000)
         yield f"{name}_1Mx10", partial(_half, name, MILLION, 10)
+    yield "tensors_4096x32768", partial(_tensors, 4096, 32768, "float32", TENSORS)
+    yield "tensors_bfloat16_4096x32768", partial(_tensors, 4096, 32768, "bfloat16", HALF_TENSORS)
+    yield "tensors_32x10", partial(_tensors, 32, 10, "float32", ())
     yield "options_65536x1000", partial(_options, 65536, 1000)
     yield "options_1Mx10", partial(_options, MILLION, 10)
     yield "dense_65536x1000", partial(_softmax, "dense", 65536, 1000, np.float32, DENSE)
@@ -392,31 +429,38 @@ def _table() -> Iterator[tuple[str, Make]]:
     yield "one_row", _one_row
     yield "growth", _growth
     yield from scoring.table()
+    yield from estimator.CASES.items()
     yield from head.table()
 
 
+def _dtype(name: str) -> Any:
+    """Return a NumPy type; NumPy has no bfloat16 of its own."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
+
+    return ml_dtypes.bfloat16
+
+
 def _half(name: str, rows: int, classes: int, quick: bool) -> Case:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        dtype: Any = ml_dtypes.bfloat16
-    else:
-        dtype = np.float16
-    return _softmax("index", rows, classes, dtype, HALF, quick)
+    return _softmax("index", rows, classes, _dtype(name), HALF, quick)
 
 
-CASES: dict[str, Make] = {**dict(_table()), **estimator.CASES}
+SLOW = ("fit_", "head_", "growth", "score_parquet", "score_memory")  # they come last
+CASES: dict[str, Make] = dict(sorted(_table(), key=lambda case: case[0].startswith(SLOW)))
 
-# Where peak memory is measured too: a process for each contestant takes its time.
-WITH_MEMORY = {
-    "softmax_4096x32768",
-    "softmax_65536x1000",
-    "softmax_1Mx10",
-    "sigmoid_16M",
-    "value_4096x32768",
-    "float64_65536x1000",
-    "bfloat16_65536x1000",
-    "dense_65536x1000",
-    "head_4096x768x32768",
-    *estimator.CASES,
-}
+# Where peak memory is measured too, and of which contestants: a process for each takes its time.
+WITH_MEMORY = dict.fromkeys(
+    (
+        "softmax_4096x32768",
+        "softmax_65536x1000",
+        "softmax_1Mx10",
+        "sigmoid_16M",
+        "value_4096x32768",
+        "float64_65536x1000",
+        "bfloat16_65536x1000",
+        "dense_65536x1000",
+        "head_4096x768x32768",
+    ),
+    "*",
+) | dict.fromkeys(estimator.CASES, OURS)  # others would search for their tolerance once more

@@ -11,6 +11,10 @@ from typing import Any
 
 PAUSE = 0.02  # seconds: lets another library's threads stop spinning before the next one starts
 LEAST = 0.02  # seconds a timing lasts at least, by repeating the call
+MOST = 10.0  # seconds the timings of a contestant last at most, unless it needs more for FEWEST
+FEWEST = 3
+LONG = 1.0  # seconds: what takes as long needs no third call to warm up
+MEMORY = "MB of memory"  # what a peak is compared with
 
 Call = Callable[[], object]
 Prepare = Callable[[], Call]  # lays out what a call needs; memory is counted from there on
@@ -67,7 +71,7 @@ class Result:
     Attributes
     ----------
     seconds : dict
-        Of every contestant, one entry per round.
+        Of every contestant, one entry per round; slow ones take part in the first rounds only.
     checks : dict
         Whether what must hold did.
     left_out : dict
@@ -94,54 +98,69 @@ class Result:
         """Return the median over rounds of one's time / another's, both of one round."""
         if to == "microsecond":
             return self.median(of) * 1e6
-        pairs = zip(self.seconds[self.fastest(of)], self.seconds[self.fastest(to)], strict=True)
+        if to == MEMORY:
+            return self.memory[of] / 1e6
+        pairs = zip(self.seconds[self.fastest(of)], self.seconds[self.fastest(to)], strict=False)
         return statistics.median(a / b for a, b in pairs)
 
     def verdicts(self) -> list[tuple[Target, float, bool]]:
-        """Return every target whose contestants were there, its ratio, whether it is met."""
-        there = {*self.seconds, "microsecond"}
-        there |= {g for g, members in self.case.groups.items() if there & set(members)}
-        targets = [t for t in self.case.targets if {t.of, t.to} <= there]
+        """Return every target that was measured, its ratio, whether it is met."""
+        targets = [target for target in self.case.targets if self._has_measured(target)]
         ratios = [self.ratio(target.of, target.to) for target in targets]
         return [(t, ratio, t.is_met(ratio)) for t, ratio in zip(targets, ratios, strict=True)]
+
+    def _has_measured(self, target: Target) -> bool:
+        if target.to == MEMORY:
+            return self.memory.get(target.of) is not None
+        there = {*self.seconds, "microsecond"}
+        there |= {g for g, members in self.case.groups.items() if there & set(members)}
+        return {target.of, target.to} <= there
 
 
 def run(case: Case, rounds: int) -> Result:
     """Time all contestants, interleaved, then look at what must hold."""
-    calls, repeats, left_out = _prepare(case)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    entries, left_out = _prepare(case)
+    seconds: dict[str, list[float]] = {name: [] for name in entries}
     gc.collect()
-    for _ in range(rounds):
-        for name, call in calls.items():
-            seconds[name].append(_time(call, repeats[name]))
-    return Result(case, seconds, {text: check() for text, check in case.checks.items()}, left_out)
+    for number in range(rounds):
+        for name, entry in entries.items():
+            if number < entry.rounds:
+                seconds[name].append(_time(entry.call, entry.repeats))
+    checks = {text: check() for text, check in case.checks.items()}
+    return Result(case, seconds, checks, left_out)
 
 
-def _prepare(case: Case) -> tuple[dict[str, Call], dict[str, int], dict[str, str]]:
-    """Return all calls, how often to repeat each, and what failed; ours must not."""
-    calls: dict[str, Call] = {}
-    repeats: dict[str, int] = {}
+@dataclass(frozen=True)
+class _Entry:
+    """A call that is compiled, how often to repeat it per timing, and the most timings of it."""
+
+    call: Call
+    repeats: int
+    rounds: int
+
+
+def _prepare(case: Case) -> tuple[dict[str, _Entry], dict[str, str]]:
+    """Return all entries, and what failed; ours must not."""
+    entries: dict[str, _Entry] = {}
     left_out: dict[str, str] = {}
     for name, prepare in case.contestants.items():
         try:
-            call = prepare()
-            repeats[name] = _warm_up(call)
-            calls[name] = call
+            entries[name] = _warm_up(prepare())
         except Exception as error:
             if name.startswith("crossent"):
                 raise
             left_out[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    return calls, repeats, left_out
+    return entries, left_out
 
 
-def _warm_up(call: Call) -> int:
-    """Run a call until it is compiled, and return how often to repeat it per timing."""
+def _warm_up(call: Call) -> _Entry:
+    """Run a call until it is compiled, and see how long it takes."""
     call()
-    call()
-    repeats = 1
-    while _time(call, repeats) * repeats < LEAST:
-        repeats *= 2
-    return repeats
+    seconds, repeats = _time(call, 1), 1
+    if seconds < LONG:  # else it is warm enough
+        while (seconds := _time(call, repeats)) * repeats < LEAST:
+            repeats *= 2
+    return _Entry(call, repeats, max(FEWEST, int(MOST / (seconds * repeats))))
 
 
 def _time(call: Call, repeats: int) -> float:

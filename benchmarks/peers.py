@@ -75,19 +75,28 @@ def _tensor(torch: Any, array: np.ndarray) -> Any:
     return torch.from_numpy(array)
 
 
-def _torch(work: Work, compiled: bool) -> Call:
+def torch_loss(kind: str, compiled: bool) -> Callable[..., Any]:
+    """Return PyTorch's own loss for a kind of work."""
     torch = import_torch()
     functional = torch.nn.functional
-    loss: Callable[..., Any] = (
-        functional.binary_cross_entropy_with_logits
-        if work.kind == "sigmoid"
-        else functional.cross_entropy
-    )
-    if compiled:
-        torch.compiler.reset()  # or it would generalise over the shapes of earlier cases
-        loss = torch.compile(loss)
+    sigmoid = kind == "sigmoid"
+    loss = functional.binary_cross_entropy_with_logits if sigmoid else functional.cross_entropy
+    if not compiled:
+        return loss
+    torch.compiler.reset()  # or it would generalise over the shapes of earlier cases
+    return torch.compile(loss)
+
+
+def tensors(work: Work) -> tuple[Any, Any]:
+    """Return scores and targets, in the arrays' memory."""
+    torch = import_torch()
     z = _tensor(torch, work.logits).requires_grad_(work.gradient)
-    y = _tensor(torch, work.targets)
+    return z, _tensor(torch, work.targets)
+
+
+def _torch(work: Work, compiled: bool) -> Call:
+    torch, loss = import_torch(), torch_loss(work.kind, compiled)
+    z, y = tensors(work)
     if work.gradient:
         return lambda: torch.autograd.grad(loss(z, y), z)
     return torch.no_grad()(lambda: loss(z, y))

@@ -6,7 +6,10 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import subprocess
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from benchmarks.measure import Result, as_json
 from benchmarks.pages import DOCS, README, fill, write
 
 PERFORMANCE = DOCS / "performance.md"
+COMMAND = "python -m benchmarks"
 PACKAGES = (
     *("numpy", "numba", "llvmlite", "torch", "jax", "jaxlib", "optax"),
     *("scikit-learn", "tensorflow", "tensorflow-cpu", "ml_dtypes"),
@@ -42,14 +46,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def case_table(result: Result) -> str:
     """Return times, rates, ratios and memory of every contestant."""
     limit, baseline = result.case.limit, result.case.baseline
-    header = ["contestant", "ms", "GB/s", f"times {baseline}"]
+    header = ["contestant", "rounds", "ms", "GB/s", f"times {baseline}"]
     header += [f"times {limit}"] * bool(limit) + ["peak MB"] * bool(result.memory)
     return table(header, (_row(result, name) for name in result.seconds))
 
 
 def _row(result: Result, name: str) -> list[str]:
     case, seconds = result.case, result.median(name)
-    cells = [name, f"{seconds * 1e3:.4g}", f"{case.bytes_moved / seconds / 1e9:.3g}"]
+    cells = [name, f"{len(result.seconds[name])}", f"{seconds * 1e3:.4g}"]
+    cells.append(f"{case.bytes_moved / seconds / 1e9:.3g}")
     cells.append(f"{result.ratio(name, case.baseline):.3g}")
     if case.limit:
         cells.append(f"{result.ratio(name, case.limit):.3g}")
@@ -131,20 +136,59 @@ def describe(about: Mapping[str, Any]) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def write_json(path: Path, about: Mapping[str, Any], results: Mapping[str, Result]) -> None:
-    cases = {name: as_json(result) for name, result in results.items()}
-    write(path, json.dumps({**about, "cases": cases}, indent=1) + "\n")
+@dataclass
+class Run:
+    """A run of some of all cases, so far.
+
+    Attributes
+    ----------
+    about : mapping
+        What `surroundings` found at the start.
+    cases : collection of str
+        All there are.
+    results : dict
+        Of the cases that are finished.
+    failures : dict
+        What was raised by others.
+    """
+
+    about: Mapping[str, Any]
+    cases: Collection[str]
+    results: dict[str, Result] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def succeeded(self) -> bool:
+        held = (all(result.checks.values()) for result in self.results.values())
+        return not self.failures and all(held)
+
+    def made(self, cases: Iterable[str]) -> str:
+        """Return what made the results of some cases, and which of them there are none of."""
+        missing = [name for name in cases if name not in self.results]
+        lines = [f"Made by `{self.about['command']}`."]
+        lines += [f"Not in this run: {', '.join(missing)}."] * bool(missing)
+        return "\n".join(lines) + f"\n\n{describe(self.about)}"
 
 
-def update_docs(about: Mapping[str, Any], results: Mapping[str, Result], check: str) -> None:
-    """Put the tables, and what `crossent check` prints, between their markers in the docs."""
-    made = f"Made by `{about['command']}`.\n\n{describe(about)}"
-    parts = [made, verdicts(results)]
-    for name, result in results.items():
+def write_json(path: Path, run: Run) -> None:
+    cases = {name: as_json(result) for name, result in run.results.items()}
+    found = {**run.about, "cases": cases, "failures": run.failures}
+    write(path, json.dumps(found, indent=1) + "\n")
+
+
+def update_docs(run: Run) -> None:
+    """Put the tables between their markers in docs/performance.md and, if it has any, README.md."""
+    parts = [run.made(run.cases), verdicts(run.results)]
+    for name, result in run.results.items():
         parts.append("\n\n".join([f"### {name}", case_table(result), *remarks(result)]))
-    fill(PERFORMANCE, "python -m benchmarks", "\n\n".join(parts))
-    fill(PERFORMANCE, "crossent check", f"```text\n{check.rstrip()}\n```")
-    fill(README, "python -m benchmarks", f"{comparison(results)}\n\n{made}")
+    fill(PERFORMANCE, COMMAND, "\n\n".join(parts))
+    if HEADLINES.keys() & run.results.keys():
+        fill(README, COMMAND, f"{comparison(run.results)}\n\n{run.made(HEADLINES)}")
+
+
+def update_check() -> None:
+    """Put what `crossent check` prints into docs/performance.md."""
+    done = subprocess.run(["crossent", "check"], capture_output=True, text=True)
+    fill(PERFORMANCE, "crossent check", f"```text\n{(done.stdout + done.stderr).rstrip()}\n```")
 
 
 # The front page ---------------------------------------------------------------------------------
@@ -160,14 +204,20 @@ HEADLINES = {
 
 def comparison(results: Mapping[str, Result]) -> str:
     """Return one table of all libraries: their answers, times and memory in the headline cases."""
-    asked = list(libraries())
+    asked, columns = _asked()
     headlines = {text: results[name] for name, text in HEADLINES.items() if name in results}
-    rows = list(zip(questions(), *map(answers, asked), strict=True))
+    rows = list(zip(questions(), *columns, strict=True))
     for text, result in headlines.items():
         rows.append((f"time, {text}", *(_time(result, each) for each in asked)))
     for text, result in list(headlines.items())[:1]:  # the others show the same
         rows.append((f"memory, {text}", *(_memory(result, each) for each in asked)))
     return table(["", *(each.name for each in asked)], rows)
+
+
+@cache
+def _asked() -> tuple[list[Library], list[list[str]]]:
+    asked = list(libraries())
+    return asked, list(map(answers, asked))
 
 
 def _time(result: Result, library: Library) -> str:

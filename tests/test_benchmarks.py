@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as command
+from benchmarks import measure, report
+from benchmarks.cases import CASES, SLOW, WITH_MEMORY
+from benchmarks.measure import MEMORY, Call, Case, Prepare, Result, Target
 from benchmarks.pages import fill
 
 ROOT = Path(__file__).parent.parent
@@ -41,48 +45,117 @@ def test_an_unknown_case_is_named() -> None:
     assert "no case is named 'softmax_1x1'; there are softmax_4096x32768, " in done.stderr
 
 
-GIVEN = """
-from benchmarks.measure import Case, Result, Target
-from benchmarks.report import case_table, verdicts
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
 
-def never():
+
+def never() -> Call:
     raise AssertionError
-
-names = ("crossent", "slow copy", "fast copy", "peer")
-case = Case(
-    3_000_000_000,
-    dict.fromkeys(names, never),
-    (
-        Target("crossent", "<=", 2.2, "copy"),
-        Target("peer", ">=", 12, "crossent"),
-        Target("absent", ">=", 1, "crossent"),
-        Target("crossent", "<=", 15, "microsecond"),
-    ),
-    groups={"copy": ("slow copy", "fast copy")},
-    limit="copy",
-)
-seconds = {
-    "crossent": [3.0, 4.0, 20.0],
-    "slow copy": [9.0, 9.0, 1.0],
-    "fast copy": [2.0, 2.0, 9.0],
-    "peer": [30.0, 48.0, 300.0],
-}
-result = Result(case, seconds, {}, {})
-print(case_table(result))
-print(verdicts({"given": result}))
-"""
 
 
 def test_ratios_are_taken_within_rounds_and_targets_to_the_faster_copy() -> None:
-    done = run("-c", GIVEN)
-    assert done.returncode == 0, done.stderr
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
-    assert ["crossent", "4000", "0.75", "1", "2"] in rows
-    assert ["peer", "4.8e+04", "0.0625", "12", "24"] in rows
-    assert ["given", "crossent <= 2.2 x copy", "2", "yes"] in rows
-    assert ["given", "peer >= 12 x crossent", "12", "yes"] in rows
-    assert ["given", "crossent <= 15 x microsecond", "4e+06", "NO"] in rows
-    assert not any("absent" in cell for row in rows for cell in row)
+    seconds = {
+        "crossent": [3.0, 4.0, 20.0],
+        "slow copy": [9.0, 9.0, 1.0],
+        "fast copy": [2.0, 2.0, 9.0],
+        "peer": [30.0, 48.0, 300.0],
+        "slow peer": [60.0, 40.0],
+    }
+    case = Case(
+        3_000_000_000,
+        dict.fromkeys(seconds, never),
+        (
+            Target("crossent", "<=", 2.2, "copy"),
+            Target("peer", ">=", 12, "crossent"),
+            Target("absent", ">=", 1, "crossent"),
+            Target("crossent", "<=", 15, "microsecond"),
+            Target("crossent", "<=", 1.2, MEMORY),
+            Target("peer", "<=", 1.2, MEMORY),
+        ),
+        groups={"copy": ("slow copy", "fast copy")},
+        limit="copy",
+    )
+    result = Result(case, seconds, {}, {}, {"crossent": 2_000_000, "peer": None})
+    rows = cells(report.case_table(result))
+    assert ["crossent", "3", "4000", "0.75", "1", "2", "2.0"] in rows
+    assert ["peer", "3", "4.8e+04", "0.0625", "12", "24", ""] in rows
+    assert ["slow peer", "2", "5e+04", "0.06", "15", "25", ""] in rows
+    assert cells(report.verdicts({"given": result}))[2:] == [
+        ["given", "crossent <= 2.2 x copy", "2", "yes"],
+        ["given", "peer >= 12 x crossent", "12", "yes"],
+        ["given", "crossent <= 15 x microsecond", "4e+06", "NO"],
+        ["given", f"crossent <= 1.2 x {MEMORY}", "2", "NO"],
+    ]
+
+
+def test_slow_contestants_take_part_in_the_first_rounds_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    durations: dict[Call, float] = {}
+
+    def lasting(seconds: float) -> Prepare:
+        def call() -> None:
+            pass
+
+        durations[call] = seconds
+        return lambda: call
+
+    monkeypatch.setattr(measure, "_time", lambda call, repeats: durations[call])
+    ways = {f"{seconds}": lasting(seconds) for seconds in (0.03, 2.0, 60.0)}
+    result = measure.run(Case(1, ways), 9)
+    assert {name: len(times) for name, times in result.seconds.items()} == {
+        "0.03": 9,
+        "2.0": 5,
+        "60.0": 3,
+    }
+
+
+def test_every_finished_case_is_in_the_docs_and_one_that_fails_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marker = "python -m benchmarks"
+    page, json_file, seen = tmp_path / "page.md", tmp_path / "found.json", []
+    page.write_text(f"<!-- {marker}: begin -->\n<!-- {marker}: end -->\n", encoding="utf-8")
+
+    def good(quick: bool) -> Case:
+        seen.append(page.read_text(encoding="utf-8"))
+        return Case(1, {"crossent": lambda: lambda: None})
+
+    def broken(quick: bool) -> Case:
+        raise ValueError("no rows")
+
+    cases = {"first": good, "broken": broken, "last": good, "not asked for": never}
+    monkeypatch.setattr(command, "CASES", cases)
+    monkeypatch.setattr(report, "PERFORMANCE", page)
+    monkeypatch.setattr(report, "README", tmp_path / "none.md")  # no case of it is in this run
+    monkeypatch.setattr(report, "update_check", lambda: None)
+    arguments = ["first", "broken", "last", "--update-docs", "--json", str(json_file)]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    assert command.main() == 1
+    made = f"Made by `python -m benchmarks {' '.join(arguments)}`.\nNot in this run: "
+    assert f"{made}broken, last, not asked for.\n" in seen[1]
+    assert "### first" in seen[1]
+    after = page.read_text(encoding="utf-8")
+    assert f"{made}broken, not asked for.\n" in after
+    assert "### last" in after
+    found = json.loads(json_file.read_text(encoding="utf-8"))
+    assert [*found["cases"]] == ["first", "last"]
+    assert found["failures"] == {"broken": "ValueError: no rows"}
+    assert "broken FAILED: ValueError: no rows\n" in capsys.readouterr().out
+
+
+def test_a_run_of_all_cases_says_nothing_of_others() -> None:
+    result = Result(Case(1, {"crossent": never}), {"crossent": [1.0]}, {}, {})
+    whole = report.Run(report.surroundings("the command", []), ["a"], {"a": result})
+    assert whole.made(["a"]).startswith("Made by `the command`.\n\n")
+    assert whole.succeeded()
+
+
+def test_long_cases_come_last() -> None:
+    slow = [name.startswith(SLOW) for name in CASES]
+    assert slow == sorted(slow)
+    assert any(slow)
+    assert set(WITH_MEMORY) <= set(CASES)
 
 
 MARKED = "a\n<!-- m: begin -->\nold\n<!-- m: end -->\nb\n"
@@ -120,7 +193,8 @@ memory = {"crossent": 0, "torch eager": 120_400_000, "torch.compile": None}
 case = Case(3_000_000_000, dict.fromkeys(seconds))
 results = {"softmax_1Mx10": Result(case, seconds, {}, {}, memory)}
 report.README, report.PERFORMANCE = (Path(path) for path in sys.argv[1:])
-report.update_docs(report.surroundings("the command", []), results, "what check prints")
+about = report.surroundings("the command", [])
+report.update_docs(report.Run(about, ["softmax_1Mx10", "other"], results))
 """
 
 
@@ -157,9 +231,10 @@ def test_the_front_page_is_filled_with_times_and_memory(pages: tuple[str, str]) 
     assert memory["PyTorch"] == "120 MB"
     assert memory["scikit-learn"] == "-"
     assert [question for question in cells if question.startswith("time, ")] == [*cells][-2:-1]
-    assert "Made by `the command`." in pages[0]
+    made = "Made by `the command`.\nNot in this run: "
+    assert f"{made}softmax_4096x32768, softmax_65536x1000, bfloat16_65536x1000, sig" in pages[0]
+    assert f"{made}other.\n" in pages[1]
     assert "\n### softmax_1Mx10\n" in pages[1]
-    assert "```text\nwhat check prints\n```" in pages[1]
 
 
 def test_the_front_page_asks_every_library_the_same(pages: tuple[str, str]) -> None:
