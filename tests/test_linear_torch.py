@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 import crossent
-from crossent import torch_linear
+from crossent import torch_linear, torch_linear_statistics, torch_modules
 from crossent.torch import LinearCrossEntropyLoss, head_statistics
 from test_linear import (
     BAD,
@@ -66,7 +66,8 @@ def loss_of(layer: Any, y: Any, rows: int = 4, **options: Any) -> Tensor:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Compute with kernels, or as devices without kernels do."""
     if request.param == "plain":
-        monkeypatch.setattr(torch_linear, "is_on_cpu", lambda tensor: False)
+        for module in (torch_linear, torch_linear_statistics):
+            monkeypatch.setattr(module, "is_on_cpu", lambda tensor: False)
     return str(request.param)
 
 
@@ -538,6 +539,6 @@ def test_inputs_are_not_written(way: str) -> None:
 
 
 def test_examples_run() -> None:
-    result = doctest.testmod(torch_linear)
-    assert result.failed == 0
-    assert result.attempted > 6
+    found = [doctest.testmod(module) for module in (torch_modules, torch_linear_statistics)]
+    assert [result.failed for result in found] == [0, 0]
+    assert min(result.attempted for result in found) > 3

@@ -115,14 +115,15 @@ def test_nats_and_bits_are_said() -> None:
 LAYERS = (
     ("checks", "reference", "sums", "threads", "files", "distributed"),
     ("kernels",),
-    ("numpy", "plain", "torch_plain", "torch_checks", "torch_tensors"),
+    ("numpy", "plain", "torch_front_end", "torch_plain", "torch_checks", "torch_tensors"),
     ("losses",),
     ("linear", "scoring"),
     ("",),  # the package itself: the public list
     ("linear_numpy",),
-    ("torch_linear",),
+    ("torch_linear_tensors", "torch_linear_plain", "torch_linear", "torch_linear_statistics"),
     (
         "torch",
+        "torch_modules",
         "torch_parallel",
         "torch_parallel_linear",
         "jax",
@@ -138,19 +139,23 @@ LAYERS = (
     ("cli", "lab", "__main__"),
 )
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
-# A loss finds the front end of an array when one comes; torch.py also has torch's modules, above.
+# A loss finds the front end of an array when one comes.
 LATE = {
-    *(("losses", name) for name in ("torch", "jax")),
+    ("losses", "jax"),
     *(("linear", name) for name in ("linear_numpy", "torch_linear", "torch_parallel_linear")),
 }
 AT_HOME = {  # who may import a package that is not there for everyone
     "torch": {
-        "torch",
+        "torch_front_end",
         "torch_plain",
         "torch_checks",
+        "torch_modules",
         "torch_parallel",
         "torch_parallel_linear",
         "torch_linear",
+        "torch_linear_plain",
+        "torch_linear_statistics",
+        "torch_linear_tensors",
         "torch_tensors",
         "distributed",
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import crossent
 from benchmarks import oracle
 from cases import WIDE, Case
-from crossent import torch as front_end
+from crossent import torch_front_end as front_end
 from torch_cases import TENSOR_CASES, WAYS, array, by_kernel, by_plain, gradient, loss_of, tensors
 
 INF = math.inf
@@ -182,7 +183,7 @@ def probabilities(*shape: int) -> Tensor:
 @each_loss
 @pytest.mark.parametrize("reduction", ["none", "mean", "batchmean"])
 def test_targets_and_weights_have_gradients(loss: Any, reduction: str) -> None:
-    loss = type(loss)(**{**vars(loss), "reduction": reduction})
+    loss = replace(loss, reduction=reduction)
     z, y = example(4, 4), probabilities(4, 4)
     w = torch.rand(4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     w.requires_grad_()
@@ -244,7 +245,7 @@ def test_vmap_within_vmap_and_its_bad_targets() -> None:
 @each_loss
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_each_loss_has_an_upstream_of_its_own(loss: Any, dtype: torch.dtype) -> None:
-    loss = type(loss)(**{**vars(loss), "reduction": "none"})
+    loss = replace(loss, reduction="none")
     z = example(4, 4, dtype=torch.float64).to(dtype).detach().requires_grad_()
     y = probabilities(4, 4).to(dtype).detach()
     value = loss(z, y)

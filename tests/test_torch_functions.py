@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 import crossent
-from crossent import torch as front_end
+from crossent import torch_front_end as front_end
+from crossent.torch import BCEWithLogitsLoss, CrossEntropyLoss
 from test_torch import LOSSES, TIGHT, each_loss, example, labels, probabilities, same
 from torch_cases import array
 
@@ -196,9 +198,9 @@ def test_weights_of_modules_are_named_alike(kernels: bool, monkeypatch: pytest.M
     monkeypatch.setattr(front_end, "is_on_cpu", lambda logits: kernels)
     bad, z = torch.tensor([1.0, -1.0]), torch.zeros(1, 2)
     with pytest.raises(ValueError, match=r"class_weight\[1\] is -1.0; a weight must be finite"):
-        front_end.CrossEntropyLoss(bad)(z, torch.tensor([0]))
+        CrossEntropyLoss(bad)(z, torch.tensor([0]))
     with pytest.raises(ValueError, match=r"pos_weight\[1\] is -1.0; a weight must be finite"):
-        front_end.BCEWithLogitsLoss(pos_weight=bad)(z, z)
+        BCEWithLogitsLoss(pos_weight=bad)(z, z)
 
 
 def test_errors_about_lists_beside_tensors() -> None:
@@ -241,7 +243,7 @@ def test_activations_of_what_is_no_score(
 def test_the_meta_device_knows_shapes_and_types(
     loss: Any, dtype: torch.dtype, reduction: str
 ) -> None:
-    loss = type(loss)(**{**vars(loss), "reduction": reduction})
+    loss = replace(loss, reduction=reduction)
     z, y = example(4, 4).to(dtype).detach(), probabilities(4, 4).to(dtype).detach()
     known = loss.value_and_grad(z, y)
     away = z.to("meta").requires_grad_()
@@ -296,7 +298,7 @@ def operator_calls() -> Iterator[Any]:
         (LOSSES[3], torch.float32, "none"),
         (LOSSES[4], torch.float16, "sum"),
     ):
-        loss = type(loss)(**{**vars(loss), "reduction": reduction})
+        loss = replace(loss, reduction=reduction)
         z, y = example(4, 4).to(dtype).detach(), probabilities(4, 4).to(dtype).detach()
         weights, options = front_end._weights(loss, z), front_end._options(loss)
         w = torch.tensor([1.0, 0.0, 2.0, 0.5])
@@ -386,7 +388,7 @@ def test_plain_operations_compile_with_their_checks() -> None:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported(strict: bool) -> None:
-    module = front_end.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]), z_loss=0.1)
+    module = CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]), z_loss=0.1)
     z, y = example(4, 3, dtype=torch.float32).detach(), labels(4, 3)
     program = torch.export.export(module, (z, y), strict=strict)
     assert any("crossent.loss" in str(node.target) for node in program.graph.nodes)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from benchmarks.rows import LOSSES
 from cases import CASES, Case
-from crossent import torch as front_end
 from crossent import torch_checks, torch_plain
+from crossent import torch_front_end as front_end
 
 LAYOUTS = ("C", "Fortran", "every other")  # the others no tensor can have
 TENSOR_CASES = tuple(case for case in CASES if case.layout in LAYOUTS)

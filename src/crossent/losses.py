@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from crossent import checks
@@ -40,9 +39,9 @@ def framework_of(array: Any, name: str) -> str:
 def _front_end(array: Any) -> Any:
     """Return the module that computes on arrays of this type; imported when first needed."""
     if framework_of(array, "logits") == "torch":
-        import crossent.torch
+        import crossent.torch_front_end
 
-        return crossent.torch
+        return crossent.torch_front_end
     import crossent.numpy
 
     return crossent.numpy
@@ -63,6 +62,7 @@ class _Loss:
     name: ClassVar[str]
     activation_name: ClassVar[str]
     reduction: str
+    is_plain: bool = False  # a class index means that one class alone, on the logits as they are
 
     def __call__(
         self, logits: Any, targets: Any, sample_weight: Any = None, normalizer: Any = None
@@ -261,14 +261,8 @@ class CrossEntropy(_Loss):
             axis=checks.whole_number("axis", self.axis),
         )
         checks.reduction(self.reduction)
-
-    @cached_property
-    def is_plain(self) -> bool:
-        """Whether a class index means that one class alone, on the logits as they are."""
-        return not self.label_smoothing and all(
-            value == neutral
-            for value, neutral in zip(self.logit_options.values(), (0.0, None, 1.0), strict=True)
-        )
+        as_they_are = {"z_loss": 0.0, "softcap": None, "temperature": 1.0}
+        _set(self, is_plain=not self.label_smoothing and self.logit_options == as_they_are)
 
     @property
     def logit_options(self) -> dict[str, float | None]:

@@ -16,8 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from crossent import checks, torch_checks, torch_linear, torch_parallel
+from crossent import checks, torch_checks, torch_parallel
 from crossent.linear import LinearCrossEntropy
+from crossent.torch_linear_tensors import tensors_of
 from crossent.torch_parallel import Call, Part, Shard, Sums
 from crossent.torch_tensors import computed_in, is_wanted, stand_in
 
@@ -109,7 +110,7 @@ def _checked(
             f"filter_tolerance is {head.filter_tolerance}, but over a group gradients are exact; "
             "leave it out"
         )
-    tensors = torch_linear.head_tensors(head, features, weight, targets, bias, sample_weight, None)
+    tensors = tensors_of(head, features, weight, targets, bias, sample_weight, None)
     x, w, b, y, p, s, _ = tensors
     checks.head(*map(stand_in, (x, w, b)))
     logits = x.new_empty(()).expand(*x.shape[:-1], len(w))  # takes no memory

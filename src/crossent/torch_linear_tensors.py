@@ -1,0 +1,74 @@
+"""The tensors of a call of the linear head."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from crossent.linear import LinearCrossEntropy
+from crossent.linear_numpy import is_pair
+from crossent.torch_tensors import array_of, as_tensor, widest
+
+
+class Tensors(NamedTuple):
+    """The tensors of a call; `probabilities` belong to targets that are pairs."""
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    targets: Tensor
+    probabilities: Tensor | None
+    sample_weight: Tensor | None
+    class_weight: Tensor | None
+
+    def arrays(self) -> tuple[Any, Any, Any, Any, Any]:
+        """Return features, weight, targets, bias and sample weights as NumPy arrays."""
+        arrays = (None if t is None else array_of(t) for t in self)
+        features, weight, bias, targets, probabilities, sample_weight, _ = arrays
+        pair = targets if probabilities is None else (targets, probabilities)
+        return features, weight, pair, bias, sample_weight
+
+
+def tensors_of(
+    head: LinearCrossEntropy,
+    features: Tensor,
+    weight: Any,
+    targets: Any,
+    bias: Any,
+    sample_weight: Any,
+    class_weight: Tensor | None,
+) -> Tensors:
+    """Return all arguments as tensors on the device of the features."""
+    pair = is_pair(targets, features.ndim)
+    indices, probabilities = targets if pair else (targets, None)
+    if class_weight is None and head.class_weight is not None:
+        class_weight = torch.tensor(head.class_weight, dtype=widest(features.device))
+        class_weight = class_weight.to(features.device)
+    given = {
+        "weight": weight,
+        "bias": bias,
+        "targets": indices,
+        "probabilities of targets": probabilities,
+        "sample_weight": sample_weight,
+        "class_weight": class_weight,
+    }
+    beside = (
+        None if each is None else as_tensor(features, name, each, "features")
+        for name, each in given.items()
+    )
+    tensors = Tensors._make([features, *beside])
+    device = features.device.type
+    mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return _autocast(tensors) if mixed else tensors
+
+
+def _autocast(tensors: Tensors) -> Tensors:
+    """Return features, weight and bias in the widest type among them: autocast mixes them."""
+    layer = [t for t in tensors[:3] if t is not None]
+    dtype = layer[0].dtype
+    for tensor in layer[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    cast = (None if t is None else t.to(dtype) for t in tensors[:3])
+    return Tensors._make([*cast, *tensors[3:]])
