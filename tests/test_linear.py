@@ -19,7 +19,7 @@ import crossent
 from crossent import linear, reference
 from crossent.kernels import head as head_kernels
 from crossent.kernels.blas import multiply
-from crossent.linear_numpy import Layer, over_chunks
+from crossent.linear_layer import Layer, over_chunks
 
 Array = NDArray[Any]
 N, D, V = 23, 5, 67
@@ -203,7 +203,7 @@ def test_narrower_types_are_computed_in_float32_and_rounded_once(kind: str, dtyp
 def test_a_half_types_weight_is_widened_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w, b = (array.astype(np.float16) for array in (X, W, B))
     whole = head().value_and_grad(x, w, LABELS, b)
-    monkeypatch.setattr("crossent.linear_numpy.BESIDE", 4 * D * 10)  # ten classes of 67 at a time
+    monkeypatch.setattr("crossent.linear_layer.BESIDE", 4 * D * 10)  # ten classes of 67 at a time
     value, found = head().value_and_grad(x, w, LABELS, b)
     assert value == pytest.approx(whole[0], rel=1e-6)
     for one, other in zip(gradients(found), gradients(whole[1]), strict=True):
@@ -272,7 +272,7 @@ def test_their_products_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> Non
         rows.append(len(out))
         multiply(a, b, out, add)
 
-    monkeypatch.setattr("crossent.linear_numpy.multiply", counted)
+    monkeypatch.setattr("crossent.linear_layer.multiply", counted)
     some = np.where(np.arange(N) < 5, LABELS, -100)
     head(1000)(X, W, some)
     assert rows == [(some != -100).sum()]

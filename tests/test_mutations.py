@@ -172,14 +172,14 @@ MUTANTS = (
     ),
     Mutant(
         "the bound on what a filter drops",
-        "linear_numpy.py",
+        "linear_layer.py",
         "np.sqrt(total * top) * _lengths(x)",
         "total * top * _lengths(x)",
         "test_linear.py::test_what_a_filter_drops_is_within_its_bound",
     ),
     Mutant(
         "the parts of a weight that is widened part by part",
-        "linear_numpy.py",
+        "linear_layer.py",
         "multiply(slope[:, part], w, out, add=True)",
         "multiply(slope[:, part], w, out)",
         "test_linear.py::test_a_half_types_weight_is_widened_part_by_part",

@@ -119,7 +119,7 @@ LAYERS = (
     ("losses",),
     ("linear", "scoring"),
     ("",),  # the package itself: the public list
-    ("linear_numpy",),
+    ("linear_layer", "linear_targets", "linear_numpy"),
     ("torch_linear_tensors", "torch_linear_plain", "torch_linear", "torch_linear_statistics"),
     (
         "torch",

@@ -176,7 +176,7 @@ class LinearCrossEntropy:
         """
         checks.names("wanted", wanted, GRADIENTS)
         result: tuple[Any, HeadGradients] = _front_end(features).value_and_grad(
-            self, features, weight, targets, bias, sample_weight, normalizer, wanted
+            self, features, weight, targets, bias, sample_weight, normalizer, wanted=wanted
         )
         return result
 

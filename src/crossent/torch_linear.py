@@ -267,12 +267,15 @@ def value_and_grad(
     bias: Any,
     sample_weight: Any,
     normalizer: float | None,
+    *,
     wanted: tuple[str, ...],
 ) -> tuple[Tensor, HeadGradients]:
     """Return the reduced loss and the gradients wanted; autograd sees neither."""
     tensors = tensors_of(head, features, weight, targets, bias, sample_weight, None)
     if is_on_cpu(features):
-        loss, found = linear_numpy.value_and_grad(head, *tensors.arrays(), normalizer, wanted)
+        loss, found = linear_numpy.value_and_grad(
+            head, *tensors.arrays(), normalizer, wanted=wanted
+        )
         each = {name: getattr(found, name) for name in GRADIENTS}
         arrays = {
             name: None if g is None else tensor_of(g).to(features.dtype) for name, g in each.items()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crossent.linear import LinearCrossEntropy
-from crossent.linear_numpy import is_pair
+from crossent.linear_targets import is_pair
 from crossent.torch_tensors import array_of, as_tensor, widest
 
 
