@@ -12,8 +12,9 @@ from scipy import sparse
 
 import crossent
 from crossent import layer
+from crossent.curvature import Coordinates, Memory, centre, coordinates_for, moments
 from crossent.kernels.products import NARROW, add_narrow_back, narrow_scores
-from crossent.layer import Block, Coordinates, Memory, Objective, Prior, Rows
+from crossent.layer import Block, Objective, Prior, Rows
 from memory_rows import read_again, rows_of
 
 Array = NDArray[Any]
@@ -158,7 +159,7 @@ def correlated(n: int = 4000, columns: int = 6) -> NDArray[np.float64]:
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
 def test_coordinates_are_a_linear_change_and_its_adjoint(form: Any) -> None:
     X = features(form(correlated()))
-    change = layer.coordinates_for(X, layer.centre(X), 0.25, np.full(7, 1e-3))
+    change = coordinates_for(X, centre(X), 0.25, np.full(7, 1e-3))
     p, q = normal(7, 2, seed=2), normal(7, 2, seed=3)
     assert change.parameters(change.position(p)) == pytest.approx(p, rel=1e-9)
     forth, back = np.vdot(change.parameters(p), q), np.vdot(p, change.gradient(q))
@@ -168,7 +169,7 @@ def test_coordinates_are_a_linear_change_and_its_adjoint(form: Any) -> None:
 def test_in_coordinates_the_curvature_is_one() -> None:
     X, curvature, precision = correlated(), 0.2, np.full(7, 1e-3)
     precision[-1] = 0
-    change = layer.coordinates_for(features(X), X.mean(axis=0), curvature, precision)
+    change = coordinates_for(features(X), X.mean(axis=0), curvature, precision)
     centred = np.column_stack([X - X.mean(axis=0), np.ones(len(X))])
     hessian = curvature * centred.T @ centred / len(X) + np.diag(precision)
     basis = change.parameters(np.eye(7))
@@ -180,7 +181,7 @@ def test_in_coordinates_the_curvature_is_one() -> None:
 
 
 def test_uncorrelated_features_are_only_scaled() -> None:
-    change = layer.coordinates_for(features(normal(5000, 50)), np.zeros(50), 0.25, np.zeros(51))
+    change = coordinates_for(features(normal(5000, 50)), np.zeros(50), 0.25, np.zeros(51))
     assert change.basis.ndim == 1
     assert change.basis == pytest.approx(np.full(50, 2.0), rel=0.2)
 
@@ -189,7 +190,7 @@ def test_columns_without_spread_do_no_harm() -> None:
     X = correlated()
     X[:, 2] = 7.0
     for precision in (np.zeros(7), np.full(7, 1e-3)):
-        basis = layer.coordinates_for(features(X), X.mean(axis=0), 0.25, precision).basis
+        basis = coordinates_for(features(X), X.mean(axis=0), 0.25, precision).basis
         assert np.isfinite(basis).all()
 
 
@@ -197,7 +198,7 @@ def test_columns_without_spread_do_no_harm() -> None:
 def test_moments_with_weights(form: Any) -> None:
     X, weight = correlated(300), np.random.default_rng(0).uniform(0, 2, 300)
     blocks = [Block(form(X[i]), X[i], weight[i]) for i in (slice(0, 100), slice(100, 300))]
-    mean, variance = layer.moments(rows_of(blocks))
+    mean, variance = moments(rows_of(blocks))
     expected = np.average(X, axis=0, weights=weight)
     assert mean == pytest.approx(expected, rel=1e-12)
     spread = np.average((X - expected) ** 2, axis=0, weights=weight)

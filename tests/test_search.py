@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crossent.layer import Coordinates, Rows, Value
+from crossent.curvature import Coordinates
+from crossent.layer import Rows, Value
 from crossent.search import MAX_REFUSED, Progress, Search
 
 START = np.array([[3.0], [-2.0], [1.0]])

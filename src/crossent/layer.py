@@ -1,9 +1,8 @@
-"""One layer of neurons, z = X W + b: the objective of its training, and what shapes it.
+"""One layer of neurons, z = X W + b: its rows, and the objective of its training.
 
 `Rows` are gone through batch by batch, a batch being a few blocks; in memory there is one batch.
 `Objective` is the mean loss over them plus a quadratic `Prior`: two matrix products with the loss's
-kernel between them. `Coordinates` make it round, so that a search takes few iterations
-whatever the units and correlations of the features. `Memory` is a prior made of earlier rows.
+kernel between them.
 
 Letters: n rows, D features, J outputs. Parameters are one array (D + 1, J): the weights W and,
 below them, the scores c at the origin m of the features: z = (X - m) W + c. The features are never
@@ -21,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.linalg import cholesky, lapack, solve_triangular
 from threadpoolctl import ThreadpoolController  # scikit-learn brings it
 
 from crossent import reference
@@ -35,7 +33,6 @@ Float64 = NDArray[np.float64]
 BLOCK_BYTES = 4 << 20  # of features: still in the cache when the second product comes
 WHITEN_UP_TO = 1024  # features: beyond, a D x D matrix costs more than the iterations it saves
 ROWS_PER_FEATURE = 10  # rows that are looked at to find the shape of the features
-JITTER = 1e-6  # of a variance: what float32 cannot tell from 0
 
 
 # The objective ----------------------------------------------------------------------------------
@@ -347,210 +344,3 @@ def one_blas_thread() -> Iterator[None]:
 @cache
 def _libraries() -> Any:
     return ThreadpoolController()
-
-
-# Coordinates ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Coordinates:
-    """A change of variables in which the objective curves about alike in every direction.
-
-    W = T V and c = unit * v, where T T^T is the inverse of curvature * cov(X) + precision. Half
-    the squared length of a gradient in (V, v) is then about what is left to gain, in nats. So the
-    length means the same for features in any unit, for any number of rows and of parameters.
-    """
-
-    basis: Float64  # T, (D, D) upper triangular; or the diagonal of one, (D,)
-    unit: float
-
-    def parameters(self, position: Float64) -> Float64:
-        """Return the parameters at a position."""
-        return self._apply(self.basis, position)
-
-    def gradient(self, gradient: Float64) -> Float64:
-        """Return the gradient in the position, given that in the parameters."""
-        return self._apply(self.basis.T, gradient)
-
-    def position(self, parameters: Float64) -> Float64:
-        """Return the position of parameters."""
-        if self.basis.ndim == 1:
-            weights = parameters[:-1] / self.basis[:, None]
-        else:
-            weights = solve_triangular(self.basis, parameters[:-1])
-        return np.vstack([weights, parameters[-1] / self.unit])
-
-    def _apply(self, basis: Float64, rows: Float64) -> Float64:
-        changed = np.empty_like(rows)
-        if basis.ndim == 1:
-            np.multiply(basis[:, None], rows[:-1], out=changed[:-1])
-        else:
-            np.matmul(basis, rows[:-1], out=changed[:-1])
-        changed[-1] = self.unit * rows[-1]
-        return changed
-
-
-def centre(rows: Rows) -> Float64:
-    """Return a point amid the features: the mean of some rows, taken evenly."""
-
-    def sums(block: Block) -> Array:
-        total = np.asarray(block.features.sum(axis=0, dtype=np.float64)).ravel()
-        return np.append(total, block.features.shape[0])
-
-    total = rows.sum(sums, (rows.columns + 1,), of_some=True)
-    return np.asarray(total[:-1] / total[-1])
-
-
-def coordinates_for(
-    rows: Rows, origin: Float64, curvature: float, precision: Float64
-) -> Coordinates:
-    """Return coordinates that fit the spread of the features around the origin.
-
-    Parameters
-    ----------
-    origin : (D,) array
-        Where the scores c are taken.
-    curvature : float
-        Second derivative of the loss in a score, about.
-    precision : (D + 1,) array
-        Second derivative of the prior in the weights of each feature, and in c.
-    """
-    unit = (curvature + precision[-1]) ** -0.5
-    covariance = _covariance(rows, origin)
-    variance = covariance if covariance.ndim == 1 else covariance.diagonal()
-    deviation = np.sqrt(np.where(variance > 0, variance, 1.0))
-    correlation = _correlation(covariance, deviation, rows.some_count)
-    if correlation is None:
-        return Coordinates(_diagonal(curvature * deviation**2 + precision[:-1]), unit)
-    correlation *= curvature
-    correlation.flat[:: len(deviation) + 1] += precision[:-1] / deviation**2 + curvature * JITTER
-    inverse, _ = lapack.dtrtri(cholesky(correlation, lower=True), lower=1)
-    return Coordinates(inverse.T / deviation[:, None], unit)
-
-
-def _covariance(rows: Rows, origin: Float64) -> Float64:
-    """Return the covariance (D, D) around the origin, or but the variances (D,).
-
-    Those are all there is of very many features, and of more features than rows.
-    """
-    if rows.columns > min(WHITEN_UP_TO, rows.some_count):
-
-        def squares(block: Block) -> Array:
-            return _squares(block.features, origin, np.ones((len(block.targets), 1)))[:, 0]
-
-        return rows.sum(squares, (rows.columns,), of_some=True) / rows.some_count
-
-    def products(block: Block) -> Array:
-        total = np.zeros((rows.columns, rows.columns))
-        step = max(1, BLOCK_BYTES // (8 * rows.columns))
-        for start in range(0, len(block.targets), step):
-            some = block.features[start : start + step]
-            away = (some.toarray() if rows.sparse else some) - origin
-            total += away.T @ away
-        return total
-
-    shape = (rows.columns, rows.columns)
-    return rows.sum(products, shape, of_some=True) / rows.some_count
-
-
-def _correlation(covariance: Float64, deviation: Float64, rows: int) -> Float64 | None:
-    """Return the correlations, None if there are none, or none that so many rows can show.
-
-    What they show then is noise, and whitening with noise does harm.
-    """
-    if covariance.ndim == 1:
-        return None
-    correlation: Float64 = covariance / np.multiply.outer(deviation, deviation)
-    columns = len(deviation)
-    shown = np.sum(correlation**2) - np.sum(np.diagonal(correlation) ** 2)
-    return correlation if shown > 2 * columns * (columns - 1) / rows else None
-
-
-def _diagonal(curvature: Float64) -> Float64:
-    return np.asarray((curvature + JITTER * curvature.mean()) ** -0.5)
-
-
-def moments(rows: Rows) -> tuple[Float64, Float64]:
-    """Return the weighted mean and variance of the features over all rows."""
-
-    def sums(block: Block) -> Array:
-        weight = _row_weight(block)
-        return np.append(block.features.T @ weight, weight.sum())
-
-    def squares(block: Block) -> Array:
-        return _squares(block.features, mean, _row_weight(block)[:, None])[:, 0]
-
-    total = rows.sum(sums, (rows.columns + 1,))
-    mean = total[:-1] / total[-1]
-    return mean, rows.sum(squares, (rows.columns,)) / total[-1]
-
-
-def _row_weight(block: Block) -> Float64:
-    if block.weight is None:
-        return np.ones(block.features.shape[0])
-    return block.weight if block.weight.ndim == 1 else block.weight.mean(axis=1)
-
-
-def _squares(features: Any, origin: Float64, weight: Float64) -> Float64:
-    """Return sum_i weight_ij (x_id - origin_d)^2, shape (D, J); sparse features stay sparse."""
-    if not sparse.issparse(features):
-        away = features - origin
-        return np.asarray(np.square(away, out=away).T @ weight)
-    m = origin[:, None]
-    squares = features.power(2).T @ weight - 2 * m * (features.T @ weight) + m**2 * weight.sum(0)
-    return np.asarray(np.maximum(squares, 0.0))
-
-
-# What earlier rows taught -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Rows seen before, as a Gaussian around the parameters that they led to.
-
-    Its precision is the diagonal of the loss's Hessian summed over those rows. Source:
-    Spiegelhalter and Lauritzen, Sequential updating of conditional probabilities (1990).
-
-    Attributes
-    ----------
-    origin, scale : (D,) arrays
-        The point that parameters refer to, and the unit in which each feature is penalised.
-    curvature : (D + 1, J) array
-        The Hessian's diagonal.
-    weight : float
-        The rows' weight.
-    """
-
-    origin: Float64
-    scale: Float64
-    curvature: Float64
-    weight: float = 0.0
-
-    def prior(self, l2: float, parameters: Float64, total: float) -> Prior:
-        """Return the penalty together with the memory, for a mean over rows of that total weight.
-
-        At the parameters the objective of the rows seen was least, so the slope of their loss is
-        there the penalty's slope reversed.
-        """
-        penalty = np.append(l2 * self.scale**2, 0.0)[:, None]
-        precision = penalty + self.curvature / total
-        pull = (self.curvature / total + penalty * (self.weight / total)) * parameters
-        centre = np.divide(pull, precision, out=parameters.copy(), where=precision > 0)
-        return Prior(precision, centre)
-
-    def and_rows(self, loss: Any, rows: Rows, weight: float, parameters: Float64) -> Memory:
-        """Return the memory of more rows of that weight; evenly taken ones stand for all."""
-        bias = parameters[-1] - self.origin @ parameters[:-1]
-
-        def seen(block: Block) -> Array:
-            p = outputs_of(loss, scores_of(block.features, parameters[:-1], bias))
-            row_weight = _row_weight(block)
-            curved = row_weight[:, None] * p * (1 - p)
-            squares = _squares(block.features, self.origin, curved)
-            total = np.full((1, p.shape[1]), row_weight.sum())
-            return np.vstack([squares, curved.sum(axis=0), total])
-
-        sums = rows.sum(seen, (len(parameters) + 1, parameters.shape[1]), of_some=True)
-        share = weight / sums[-1, 0] if sums[-1, 0] else 0.0
-        curvature = self.curvature + share * sums[:-1]
-        return Memory(self.origin, self.scale, curvature, self.weight + weight)

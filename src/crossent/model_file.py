@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import crossent
+from crossent.curvature import Memory
 from crossent.encoding import TableEncoder
 from crossent.files import replacing
-from crossent.layer import Memory
 from crossent.sklearn import CrossEntropyClassifier
 
 KEY = "crossent model"  # of the header among the metadata

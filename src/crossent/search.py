@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.optimize import OptimizeResult, minimize
 
-from crossent.layer import Coordinates, Float64, Objective
+from crossent.curvature import Coordinates
+from crossent.layer import Float64, Objective
 
 if TYPE_CHECKING:
     from crossent.checkpoint import Remembered

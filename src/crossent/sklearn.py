@@ -1,22 +1,20 @@
 """A scikit-learn classifier: one layer of neurons trained by cross-entropy.
 
-What is scikit-learn's lies here: options, attributes, conventions. The objective is in
-`crossent.layer`, the way down in `crossent.search`, the errors in `crossent.losses`.
+What is scikit-learn's lies here: options, attributes, conventions. The rows it learns from are in
+`crossent.task`, the objective in `crossent.layer`, the way down in `crossent.search`, the errors in
+`crossent.losses`.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 import numpy as np
-from scipy import sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import (
-    assert_all_finite,
     check_array,
     check_consistent_length,
     check_is_fitted,
@@ -26,9 +24,11 @@ from sklearn.utils.validation import (
 import crossent
 from crossent import checks, labels, layer, separation
 from crossent.checkpoint import Checkpoint
+from crossent.curvature import Memory
 from crossent.distributed import ALONE, Alone
 from crossent.layer import Array, Block, Float64
 from crossent.search import Progress, Search
+from crossent.task import Blocks, Coded, Each, Task, survey_of
 
 SEPARABLE = "separable: the loss has no minimum"
 
@@ -37,7 +37,6 @@ _LOSSES: dict[str, Any] = {
     "sigmoid": crossent.BinaryCrossEntropy(reduction="batchmean"),
     "softmax_binary": crossent.SoftmaxBinaryCrossEntropy(),
 }
-_RARE = 1e-6  # the least frequency that a class is supposed to have, before anything is learnt
 _FEATURES = {"accept_sparse": "csr", "dtype": [np.float64, np.float32]}
 
 
@@ -221,7 +220,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         array(['yes'], dtype='<U3')
         """
         self._choose(labels.given_classes(classes, np.empty(0)), multilabel=False)
-        several: Iterable[_Coded] = _Each(batches, self._taken)
+        several: Iterable[Coded] = Each(batches, self._taken)
         task = self._task(list(several) if isinstance(batches, list) else several, ranks)
         self.n_features_in_ = task.rows.columns
         if hasattr(self, "feature_names_in_"):
@@ -270,14 +269,14 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         check_consistent_length(X, y)
         return X, y
 
-    def _taken(self, X: Any, codes: Any, sample_weight: Any = None) -> _Coded:
+    def _taken(self, X: Any, codes: Any, sample_weight: Any = None) -> Coded:
         """Return a batch as it is used; that X is finite is not looked at every time."""
         X = check_array(
             X, estimator=self, ensure_all_finite=False, ensure_min_samples=0, **_FEATURES
         )
         codes = checks.labels(codes, len(self.classes_))
         check_consistent_length(X, codes)
-        return _Coded(X, codes, checks.sample_weight(sample_weight, codes.shape))
+        return Coded(X, codes, checks.sample_weight(sample_weight, codes.shape))
 
     def _choose(self, classes: Array, multilabel: bool) -> None:
         """Store the classes, and the loss that the options ask for."""
@@ -293,22 +292,22 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         self.loss_ = auto if self.loss == "auto" else self.loss
         self.classes_, self.multilabel_ = classes, multilabel
 
-    def _coded(self, X: Any, y: Array, weight: Float64 | None) -> _Coded:
+    def _coded(self, X: Any, y: Array, weight: Float64 | None) -> Coded:
         """Return rows with labels as positions in the classes; an indicator matrix stays."""
         if self.multilabel_ != (y.ndim == 2) or (y.ndim == 2 and y.shape[1] != len(self.classes_)):
             raise ValueError(f"y has shape {y.shape}; it must be like that of the first call")
         if not self.multilabel_:
-            return _Coded(X, labels.codes_of(y, self.classes_, weight), weight)
+            return Coded(X, labels.codes_of(y, self.classes_, weight), weight)
         if self.class_weight is not None:
             raise ValueError(
                 "class_weight is given, but the columns of an indicator matrix do not exclude "
                 "each other; use sample_weight of shape (n, J)"
             )
-        return _Coded(X, y, weight)
+        return Coded(X, y, weight)
 
-    def _task(self, batches: Iterable[_Coded], ranks: Alone = ALONE) -> _Task:
+    def _task(self, batches: Iterable[Coded], ranks: Alone = ALONE) -> Task:
         """Return the rows as the loss takes them, after a look at all of them."""
-        before, survey = ranks.scan(_survey(batches, len(self.classes_)))
+        before, survey = ranks.scan(survey_of(batches, len(self.classes_)))
         if survey is None or not survey.totals.any():
             raise ValueError("no row takes part; there must be some, of a weight greater than zero")
         totals, per_class = survey.totals, None
@@ -318,8 +317,8 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
                 [totals[0] * per_class, np.full_like(per_class, totals[0] @ per_class)]
             )
         outputs = self._outputs
-        blocks = _Each(
-            batches, _Blocks(self.loss_, outputs, per_class if self.class_weight else None)
+        blocks = Each(
+            batches, Blocks(self.loss_, outputs, per_class if self.class_weight else None)
         )
         rows = layer.Rows(
             list(blocks) if isinstance(batches, list) else blocks,
@@ -331,7 +330,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
             before.count if before else 0,
             ranks,
         )
-        return _Task(_LOSSES[self.loss_], rows, totals[:, -outputs:])
+        return Task(_LOSSES[self.loss_], rows, totals[:, -outputs:])
 
     @property
     def _outputs(self) -> int:
@@ -341,8 +340,8 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
 
     def _learn(
         self,
-        task: _Task,
-        memory: layer.Memory,
+        task: Task,
+        memory: Memory,
         start: Float64,
         checkpoint: Checkpoint | None = None,
     ) -> Self:
@@ -384,7 +383,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
 
         return report
 
-    def _judge(self, task: _Task) -> None:
+    def _judge(self, task: Task) -> None:
         """Say what a user should know about how the search ended."""
         if not np.isfinite(self.coef_).all():
             raise ValueError("the coefficients overflow; scale the features to a smaller range")
@@ -395,7 +394,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         if self.stop_reason_.startswith((SEPARABLE, "max_iter")):
             warnings.warn(f"{self.stop_reason_}; {advice}", ConvergenceWarning, stacklevel=4)
 
-    def _separated_by(self, task: _Task) -> str:
+    def _separated_by(self, task: Task) -> str:
         """Return what tells classes apart without error, empty if nothing is seen to."""
         columns = separation.separating_columns(task.rows, self._outputs)
         names = vars(self).get("feature_names_in_", np.arange(self.n_features_in_))[columns]
@@ -478,152 +477,3 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         tags.classifier_tags.multi_label = self.loss in ("auto", "sigmoid")
         tags.input_tags.sparse = True
         return tags
-
-
-class _Coded(NamedTuple):
-    """Some rows: features, positions in the classes or an indicator matrix, weights or None."""
-
-    features: Any
-    codes: Array
-    weight: Float64 | None
-
-
-@dataclass(frozen=True)
-class _Each:
-    """What a function makes of each item, anew every time that one asks."""
-
-    items: Iterable[Any]
-    function: Callable[..., Any]
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self.items:
-            yield self.function(*item)
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """Makes of coded rows the blocks that a loss takes."""
-
-    loss: str
-    outputs: int
-    per_class: Float64 | None
-
-    def __call__(self, features: Any, codes: Array, weight: Float64 | None) -> list[Block]:
-        """Cut some rows into blocks, with what their classes weigh."""
-        if self.per_class is not None:
-            own = self.per_class[codes]
-            weight = own if weight is None else weight * own
-        targets = self._targets(codes, features.dtype)
-        return layer.blocks_of(features, targets, weight, self.outputs)
-
-    def _targets(self, codes: Array, dtype: Any) -> Array:
-        """Return class indices (n,) for softmax, 0 and 1 of shape (n, J) for sigmoid."""
-        if codes.ndim == 2:
-            return codes.astype(dtype)
-        if self.loss != "sigmoid":
-            return codes
-        if self.outputs == 1:
-            return codes[:, None].astype(dtype)
-        return np.equal.outer(codes, np.arange(self.outputs)).astype(dtype)
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """What one look at rows tells; add up those of several batches.
-
-    Attributes
-    ----------
-    count, columns, dtype, sparse, nbytes
-        Of the features.
-    totals : (2, J) array
-        The weight of the rows of each class or output, and of all rows.
-    """
-
-    count: int
-    columns: int
-    dtype: Any
-    sparse: bool
-    nbytes: int
-    totals: Float64
-
-    def __add__(self, other: _Survey) -> _Survey:
-        if other.columns != self.columns:
-            raise ValueError(
-                f"a batch has {other.columns} features; those before have {self.columns}"
-            )
-        return _Survey(
-            self.count + other.count,
-            self.columns,
-            np.result_type(self.dtype, other.dtype),
-            self.sparse or other.sparse,
-            self.nbytes + other.nbytes,
-            self.totals + other.totals,
-        )
-
-
-def _survey(batches: Iterable[_Coded], classes: int) -> _Survey | None:
-    """Return what all batches together tell, None if there are no rows."""
-    found = None
-    for features, codes, weight in batches:
-        assert_all_finite(features.data if sparse.issparse(features) else features, input_name="X")
-        totals = _totals(codes, weight, classes)
-        count, columns = features.shape
-        kind = (features.dtype, sparse.issparse(features), layer.nbytes_of(features))
-        own = _Survey(count, columns, *kind, totals)
-        found = own if found is None else found + own
-    return found
-
-
-def _totals(codes: Array, weight: Float64 | None, classes: int) -> Float64:
-    """Return the weight of the rows of each class or output, and of all rows: (2, J)."""
-    if codes.ndim == 1:
-        each = np.bincount(codes, weight, classes).astype(np.float64)
-        return np.stack([each, np.full(classes, each.sum())])
-    if weight is None:
-        return np.stack([codes.sum(axis=0), np.full(classes, len(codes))]).astype(np.float64)
-    whole = np.broadcast_to(weight.T, codes.T.shape).T
-    return np.stack([(whole * codes).sum(axis=0), whole.sum(axis=0)])
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Rows to learn from, as a loss takes them.
-
-    Attributes
-    ----------
-    totals : (2, J) array
-        The weight of the rows of each class or output, and of all rows.
-    """
-
-    loss: Any
-    rows: layer.Rows
-    totals: Float64
-
-    @property
-    def total(self) -> float:
-        """Return what a mean over the rows divides by."""
-        return float(self.totals[1].mean())
-
-    def new_memory(self, standardize: bool) -> layer.Memory:
-        """Return the memory of no rows yet, with the unit in which each weight is penalised."""
-        scale = np.ones(self.rows.columns)
-        if standardize:
-            _, variance = layer.moments(self.rows)
-            scale = np.sqrt(np.where(variance > 0, variance, 1.0))
-        none = np.zeros((self.rows.columns + 1, self.totals.shape[1]))
-        return layer.Memory(layer.centre(self.rows), scale, none)
-
-    def coordinates(self, origin: Float64, precision: Float64) -> layer.Coordinates:
-        """Return coordinates for the search."""
-        p = layer.outputs_of(self.loss, np.zeros((1, self.totals.shape[1])))
-        return layer.coordinates_for(self.rows, origin, float((p * (1 - p)).mean()), precision)
-
-    def start(self) -> Float64:
-        """Return weights of 0, with scores that give every class or output its frequency."""
-        share = self.totals[0] / np.maximum(self.totals[1], 1e-300)
-        if isinstance(self.loss, crossent.BinaryCrossEntropy):
-            share = share.clip(_RARE, 1 - _RARE)
-            scores = np.log(share / (1 - share))
-        else:
-            scores = np.log(np.maximum(share, _RARE))
-        return np.vstack([np.zeros((self.rows.columns, len(scores))), scores])
