@@ -108,6 +108,16 @@ def labels(rows: int, classes: int) -> Tensor:
     return torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(1))
 
 
+def all_options(classes: int) -> dict[str, Any]:
+    return {
+        "class_weight": [0.5 + j for j in range(classes)],
+        "label_smoothing": 0.2,
+        "z_loss": 0.1,
+        "softcap": 5.0,
+        "temperature": 0.7,
+    }
+
+
 # Tasks --------------------------------------------------------------------------------------------
 
 
@@ -141,13 +151,7 @@ def _situations() -> dict[str, tuple[Tensor, Tensor, dict[str, Any]]]:
     tile[:, -3:] = torch.tensor([1.0, 2.0, 3.0])
     ignored = z.clone()
     ignored[2] = torch.nan
-    every = {
-        "class_weight": [0.5 + j for j in range(11)],
-        "label_smoothing": 0.2,
-        "z_loss": 0.1,
-        "softcap": 5.0,
-        "temperature": 0.7,
-    }
+    every = all_options(11)
     soft = torch.softmax(example(6, 11, seed=5), -1)
     each = {"reduction": "none", "upstream": UPSTREAM}
     padded = z.clone()
@@ -227,13 +231,7 @@ def _heads() -> dict[str, tuple[Tensor, Tensor, Tensor, Any, dict[str, Any]]]:
     soft = torch.softmax(example(3, 5, 12, seed=3), -1)
     indices = example(3, 5, 12, seed=4).argsort(-1)[..., :3]
     pair = (indices, soft[..., :3])
-    options = {
-        "class_weight": [0.5 + j for j in range(12)],
-        "label_smoothing": 0.2,
-        "z_loss": 0.1,
-        "softcap": 5.0,
-        "temperature": 0.7,
-    }
+    options = all_options(12)
     few = {"memory_budget": 12 * 8 * 4}
     weighted = {"sample_weight": torch.arange(15.0).reshape(3, 5), **few}
     each = {"reduction": "none", "upstream": example(3, 5, seed=6), **few}

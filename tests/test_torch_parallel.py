@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import crossent
 from benchmarks import oracle
@@ -21,7 +20,7 @@ from cases import Case
 from crossent import torch_parallel
 from crossent.torch import vocab_parallel_cross_entropy
 from ranks import HEAD_MISTAKES, HEADS, MISTAKES, SITUATIONS, TABLE, answers, cuts, example, labels
-from torch_cases import array, tensor
+from torch_cases import Recorder, array, tensor
 
 SIZES = (2, 3)
 Answers = list[dict[str, Any]]
@@ -291,23 +290,6 @@ def test_no_rows_and_one_row(shape: tuple[int, ...], alone: None) -> None:
         torch.testing.assert_close(
             torch.autograd.grad(value.sum(), z)[0], torch.autograd.grad(known.sum(), z)[0]
         )
-
-
-class Recorder(TorchDispatchMode):
-    """Keeps how many bytes the memory has that operations make; a view is not counted again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: list[int] = []
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        given = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in given:
-            self.sizes.append(result.untyped_storage().nbytes())
-        return result
 
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "softcap": 5.0}])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.rows import LOSSES
 from cases import CASES, Case
@@ -70,3 +71,20 @@ WAYS = (by_kernel, by_plain)
 def gradient(value: Tensor, z: Tensor, **options: Any) -> Tensor:
     """Return the gradient of the sum of the losses."""
     return torch.autograd.grad(value.sum(), z, **options)[0]
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps how many bytes the memory has that operations make; a view is not counted again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in given:
+            self.sizes.append(result.untyped_storage().nbytes())
+        return result

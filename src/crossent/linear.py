@@ -214,11 +214,9 @@ def linear_cross_entropy(
     >>> print(f"{crossent.linear_cross_entropy([[1.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]], [1]):.4f}")
     0.3133
     """
+    arguments = (features, weight, targets, bias, sample_weight, normalizer)
     if group is not None:
         import crossent.torch_parallel_linear as over_group
 
-        return over_group.value(
-            options, features, weight, targets, bias, sample_weight, normalizer, group
-        )
-    head = LinearCrossEntropy(**options)
-    return head(features, weight, targets, bias, sample_weight, normalizer)
+        return over_group.value(options, *arguments, group=group)
+    return LinearCrossEntropy(**options)(*arguments)

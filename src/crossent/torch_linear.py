@@ -229,18 +229,14 @@ _differentiable_gradients: Callable[..., tuple[Tensor | None, ...]] = _Gradients
 # What the head asks for ---------------------------------------------------------------------------
 
 
-def value(
-    head: LinearCrossEntropy,
-    features: Tensor,
-    weight: Any,
-    targets: Any,
-    bias: Any,
-    sample_weight: Any,
-    normalizer: float | None,
-    class_weight: Tensor | None = None,
-) -> Tensor:
-    """Return the reduced loss, or the losses for reduction "none"."""
-    tensors = tensors_of(head, features, weight, targets, bias, sample_weight, class_weight)
+def value(head: LinearCrossEntropy, *arguments: Any, class_weight: Tensor | None = None) -> Tensor:
+    """Return the reduced loss, or the losses for reduction "none".
+
+    Arguments are those of `tensors_of`, and the normalizer. `class_weight` stands for a head that
+    has none of its own.
+    """
+    *given, normalizer = arguments
+    tensors = tensors_of(head, *given, class_weight=class_weight)
     normalizer = checks.normalizer(normalizer, head.reduction)
     if not _have_kernel(tensors):
         return torch_linear_plain.value(head, tensors, normalizer)
@@ -260,25 +256,20 @@ def _have_kernel(tensors: Tensors) -> bool:
 
 
 def value_and_grad(
-    head: LinearCrossEntropy,
-    features: Tensor,
-    weight: Any,
-    targets: Any,
-    bias: Any,
-    sample_weight: Any,
-    normalizer: float | None,
-    *,
-    wanted: tuple[str, ...],
+    head: LinearCrossEntropy, *arguments: Any, wanted: tuple[str, ...]
 ) -> tuple[Tensor, HeadGradients]:
-    """Return the reduced loss and the gradients wanted; autograd sees neither."""
-    tensors = tensors_of(head, features, weight, targets, bias, sample_weight, None)
-    if is_on_cpu(features):
-        loss, found = linear_numpy.value_and_grad(
-            head, *tensors.arrays(), normalizer, wanted=wanted
-        )
-        each = {name: getattr(found, name) for name in GRADIENTS}
-        arrays = {
-            name: None if g is None else tensor_of(g).to(features.dtype) for name, g in each.items()
-        }
-        return tensor_of(loss), HeadGradients(**arrays, dropped=found.dropped)
-    return torch_linear_plain.gradients(head, tensors, normalizer, wanted)
+    """Return the reduced loss and the gradients wanted; autograd sees neither.
+
+    Arguments are those of `tensors_of`, and the normalizer.
+    """
+    *given, normalizer = arguments
+    tensors = tensors_of(head, *given)
+    if not is_on_cpu(tensors.features):
+        return torch_linear_plain.gradients(head, tensors, normalizer, wanted)
+    loss, found = linear_numpy.value_and_grad(head, *tensors.arrays(), normalizer, wanted=wanted)
+    gradients: dict[str, Any] = {
+        name: tensor_of(array).to(tensors.features.dtype)
+        for name, array in zip(GRADIENTS, found, strict=False)
+        if array is not None
+    }
+    return tensor_of(loss), found._replace(**gradients)

@@ -81,7 +81,7 @@ def head_statistics(
     k = checks.whole_number("top_k", top_k)
     checks.number("top_k", k, 1, math.inf)
     with torch.no_grad():
-        tensors = tensors_of(head, features, weight, targets, bias, None, None)
+        tensors = tensors_of(head, features, weight, targets, bias, None)
         found = _on_arrays(head, tensors) if is_on_cpu(features) else _on_device(head, tensors)
     loss, lse, entropy, rank = found
     return HeadStatistics(loss, lse, entropy, rank, rank == 1, (rank >= 1) & (rank <= k))

@@ -38,7 +38,8 @@ def tensors_of(
     targets: Any,
     bias: Any,
     sample_weight: Any,
-    class_weight: Tensor | None,
+    *,
+    class_weight: Tensor | None = None,
 ) -> Tensors:
     """Return all arguments as tensors on the device of the features."""
     pair = is_pair(targets, features.ndim)

@@ -294,8 +294,8 @@ class LinearCrossEntropyLoss(torch.nn.modules.loss._WeightedLoss):
         if self.out_features:
             return self._of_many(input, target, sample_weight, normalizer)
         head, layer = self._head(self.reduction), self.linear
-        rest = (target, layer.bias, sample_weight, normalizer, self.weight)
-        return torch_linear.value(head, input, layer.weight, *rest)
+        call = (input, layer.weight, target, layer.bias, sample_weight, normalizer)
+        return torch_linear.value(head, *call, class_weight=self.weight)
 
     def _of_many(
         self, input: Tensor, target: Any, sample_weight: Tensor | None, normalizer: float | None
@@ -309,12 +309,12 @@ class LinearCrossEntropyLoss(torch.nn.modules.loss._WeightedLoss):
         weight = self.linear.weight.reshape(self.num_classes, decisions, -1)
         bias = None if self.linear.bias is None else self.linear.bias.reshape(-1, decisions)
         head = self._head("none")
-        each_decision = []
+        losses = []
         for k in range(decisions):
             own_bias, own_weight = (None if t is None else t[:, k] for t in (bias, w))
-            rest = (y[..., k], own_bias, own_weight, None, self.weight)
-            each_decision.append(torch_linear.value(head, input, weight[:, k], *rest))
-        each = torch.stack(each_decision, 1)
+            call = (input, weight[:, k], y[..., k], own_bias, own_weight, None)
+            losses.append(torch_linear.value(head, *call, class_weight=self.weight))
+        each = torch.stack(losses, 1)
         if self.reduction == "none":
             return each.reshape(n, *self.out_features)
         divisor = self._divisor(y, w) if given is None else given

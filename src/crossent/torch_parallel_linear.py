@@ -25,20 +25,14 @@ from crossent.torch_tensors import computed_in, is_wanted, stand_in
 WIDENED = 1 << 20  # numbers of a half type's weight at a time, as float32 beside the budget
 
 
-def value(
-    head: dict[str, Any],
-    features: Any,
-    weight: Any,
-    targets: Any,
-    bias: Any,
-    sample_weight: Any,
-    normalizer: float | None,
-    group: Any,
-) -> Tensor:
-    """Return the loss of a head with these options, whose weight and bias are this rank's."""
+def value(options: dict[str, Any], features: Any, *arguments: Any, group: Any) -> Tensor:
+    """Return the loss of a head with these options, whose weight and bias are this rank's.
+
+    The other arguments are those of `_checked`.
+    """
 
     def prepare() -> HeadCall:
-        return _checked(head, features, weight, targets, bias, sample_weight, normalizer)
+        return _checked(options, features, *arguments)
 
     own, all_calls = torch_parallel.agree(prepare, group, features)
     shard = Shard.among(all_calls, group)
@@ -110,7 +104,7 @@ def _checked(
             f"filter_tolerance is {head.filter_tolerance}, but over a group gradients are exact; "
             "leave it out"
         )
-    tensors = tensors_of(head, features, weight, targets, bias, sample_weight, None)
+    tensors = tensors_of(head, features, weight, targets, bias, sample_weight)
     x, w, b, y, p, s, _ = tensors
     checks.head(*map(stand_in, (x, w, b)))
     logits = x.new_empty(()).expand(*x.shape[:-1], len(w))  # takes no memory
