@@ -42,18 +42,18 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _measure(name: str, rounds: int, quick: bool) -> Result:
-    """Time a case, weigh it where that is asked for, and print what was found."""
-    result = measure.run(CASES[name](quick), rounds)
-    if name in WITH_MEMORY and not quick:
-        weighed = fnmatch.filter(result.seconds, WITH_MEMORY[name])
-        limits = result.case.groups.get(result.case.limit, ())
-        peaks = {each: memory.measured(name, each) for each in weighed if each not in limits}
-        result = replace(result, memory=peaks)
+def _weighed(name: str, result: Result) -> Result:
+    """Return the result with peaks of memory, of those contestants that they are asked for."""
+    names = fnmatch.filter(result.seconds, WITH_MEMORY.get(name, ""))
+    limits = result.case.groups.get(result.case.limit, ())
+    peaks = {each: memory.measured(name, each) for each in names if each not in limits}
+    return replace(result, memory=peaks)
+
+
+def _print(result: Result) -> None:
     print("\n".join([report.case_table(result), *report.remarks(result)]))
     for target, ratio, met in result.verdicts():
         print(f"{'met' if met else 'NOT MET':>8}: {target} (measured {ratio:.3g})")
-    return result
 
 
 def _add(run: Run, name: str, rounds: int, quick: bool) -> None:
@@ -61,12 +61,16 @@ def _add(run: Run, name: str, rounds: int, quick: bool) -> None:
     print(f"\n{name}", flush=True)
     start = time.perf_counter()
     try:
-        run.results[name] = _measure(name, rounds, quick)
+        run.results[name] = measure.run(CASES[name](quick), rounds)
+        if not quick:
+            run.results[name] = _weighed(name, run.results[name])
     except ModuleNotFoundError as error:
         print(f"left out: {error.name} is not installed")
     except Exception as error:
         traceback.print_exc()
         run.failures[name] = f"{type(error).__name__}: {error}"
+    if name in run.results:
+        _print(run.results[name])
     print(f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
