@@ -101,9 +101,9 @@ def fit(
     from crossent.cli import data as tabular
     from crossent.cli.ranks import joined
 
-    if resume and checkpoint is None:
-        raise ValueError("--resume is given without --checkpoint DIR: resume from where?")
     with joined() as ranks:
+        if resume and checkpoint is None:
+            raise ValueError("--resume is given without --checkpoint DIR: resume from where?")
         for path in (out, report):
             if path is not None and ranks.rank == 0:
                 files.check_can_write(path)

@@ -79,15 +79,15 @@ def score(
     from crossent.predictions import Predictions
     from crossent.scoring import Scoring
 
-    if report is not None:
-        files.check_can_write(report)
-    if (probabilities is None) == (logits is None):
-        raise ValueError(
-            "give --probabilities or --logits, one of them: what columns hold is not guessed"
-        )
-    outputs = "logits" if probabilities is None else "probabilities"
-    rule = Scoring(outputs, **options)
     with joined() as ranks:
+        if report is not None and ranks.rank == 0:
+            files.check_can_write(report)
+        if (probabilities is None) == (logits is None):
+            raise ValueError(
+                "give --probabilities or --logits, one of them: what columns hold is not guessed"
+            )
+        outputs = "logits" if probabilities is None else "probabilities"
+        rule = Scoring(outputs, **options)
         parts = tables.parts(table)
         predictions = Predictions.found_in(
             parts,
