@@ -10,7 +10,7 @@ time, whose scores are computed again when they are differentiated.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -78,7 +78,7 @@ def _compute(*arguments: Any) -> tuple[Tensor, ...]:
     """
     tensors, (normalizer, upstream, wanted, *options) = _tensors_and_rest(arguments)
     call = _call(tensors, normalizer, tuple(options))
-    names = tuple(name for name, want in zip(GRADIENTS, wanted, strict=True) if want)
+    names = _names(wanted)
     above = None if upstream is None else array_of(upstream.reshape(-1))
     loss, layer = linear_numpy.evaluate(call, names, above)
     found = [
@@ -108,6 +108,11 @@ def _tensors_and_rest(arguments: tuple[Any, ...]) -> tuple[Tensors, tuple[Any, .
     """Return the operator's tensors, and what follows them: normalizer, upstream and options."""
     count = len(Tensors._fields)
     return Tensors(*arguments[:count]), arguments[count:]
+
+
+def _names(wanted: Iterable[bool]) -> tuple[str, ...]:
+    """Return the names of the gradients wanted, each of a tensor that is there."""
+    return tuple(name for name, want in zip(GRADIENTS, wanted, strict=False) if want)
 
 
 def _nothing(features: Tensor) -> Tensor:
@@ -203,11 +208,7 @@ class _Gradients(torch.autograd.Function):
         changes = [None if t is None else array_of(t.to(wide)) for t in above]
         if changes[0] is not None:
             changes[0] = changes[0].reshape(-1, changes[0].shape[-1])
-        names = tuple(
-            name
-            for name, want, like in zip(GRADIENTS, ctx.needs_input_grad, tensors, strict=False)
-            if want and like is not None
-        )
+        names = _names(ctx.needs_input_grad)
         rows = upstream.expand(tensors.features.shape[:-1]).reshape(-1)
         found, slopes = linear_numpy.second_derivative(
             _call(tensors, normalizer, options),

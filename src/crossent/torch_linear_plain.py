@@ -54,16 +54,10 @@ def value(head: LinearCrossEntropy, tensors: Tensors, normalizer: float | None) 
         else terms(head, chunk)
         for chunk in chunks(head, tensors)
     ]
-    losses = torch.cat([part[0] for part in parts])
-    if head.reduction == "none":
-        return losses.reshape(tensors.features.shape[:-1]) + zero
-    if head.reduction == "sum":
-        return losses.sum() + zero
-    if normalizer is not None:
-        return losses.sum() / normalizer + zero
-    divisor = torch.stack([part[1 if head.reduction == "mean" else 2] for part in parts]).sum()
-    nothing = divisor == 0
-    return torch.where(nothing, 0.0, losses.sum() / torch.where(nothing, 1.0, divisor)) + zero
+    losses, weights, samples = zip(*parts, strict=True)
+    each = torch.cat(losses).reshape(tensors.features.shape[:-1])
+    sums = torch.stack(weights).sum(), torch.stack(samples).sum()
+    return torch_plain.reduced(head.reduction, each, *sums, normalizer) + zero
 
 
 def chunks(head: LinearCrossEntropy, tensors: Tensors) -> Iterator[Tensors]:

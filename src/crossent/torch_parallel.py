@@ -184,6 +184,12 @@ def agree(prepare: Callable[[], Any], group: Any, like: Any) -> tuple[Any, list[
         text = str(error).encode("ascii", "replace").decode()[: TEXT // 8]  # each may take 6 bytes
         mine = {"error": text, "is_type": isinstance(error, TypeError)}
     said = _exchange_texts(mine, group, like)
+    _raise_what_is_wrong(said)
+    return call, said
+
+
+def _raise_what_is_wrong(said: list[dict[str, Any]]) -> None:
+    """Raise the error of a rank, or what two of them disagree on."""
     for rank, each in enumerate(said):
         if "error" in each:
             kind = TypeError if each["is_type"] else ValueError
@@ -195,7 +201,6 @@ def agree(prepare: Callable[[], Any], group: Any, like: Any) -> tuple[Any, list[
                     f"{name} is {said[0][name]} on rank 0 of the group, but {each[name]} on rank "
                     f"{rank}; it must be the same on every rank"
                 )
-    return call, said
 
 
 def _be_member(group: Any) -> None:

@@ -58,13 +58,20 @@ def value(
     """Return the reduced loss, or the losses for reduction "none"."""
     found = terms(loss, logits, targets, sample_weight, weights)
     losses = found.losses + found.penalties
-    if loss.reduction == "none":
+    return reduced(loss.reduction, losses, found.weight, found.samples, normalizer)
+
+
+def reduced(
+    reduction: str, losses: Tensor, weight: Tensor, samples: Tensor, normalizer: float | None
+) -> Tensor:
+    """Return the losses as they are, or their sum divided as the reduction says."""
+    if reduction == "none":
         return losses
-    if loss.reduction == "sum":
+    if reduction == "sum":
         return losses.sum()
     if normalizer is not None:
         return losses.sum() / normalizer
-    divisor = found.weight if loss.reduction == "mean" else found.samples
+    divisor = weight if reduction == "mean" else samples
     nothing = divisor == 0
     return torch.where(nothing, 0.0, losses.sum() / torch.where(nothing, 1.0, divisor))
 
@@ -190,9 +197,8 @@ def _softmax_terms(
         part = (targets != loss.ignore_index) & (given != 0)
         y = torch.where(part, targets, 0).to(torch.int64)
     w = torch.where(part, given, 0.0)
-    s = scores(
-        torch.where(part.unsqueeze(-1), z, 0.0), loss.softcap, loss.temperature
-    )  # what takes no part may hold anything
+    z = torch.where(part.unsqueeze(-1), z, 0.0)  # what takes no part may hold anything
+    s = scores(z, loss.softcap, loss.temperature)
     row = apart(s)
     if loss.name == "softmax_binary_cross_entropy":
         losses, mass = _two_terms(loss, y, s, row), torch.ones_like(w)
@@ -200,16 +206,16 @@ def _softmax_terms(
         losses, mass = _one_term(loss, y, s, row, class_weight)
     penalties = torch.zeros_like(w)
     if getattr(loss, "z_loss", 0.0):
-        infinite = row.m == math.inf  # the limit has no slope
-        lse = torch.where(infinite, 0.0, row.m) + torch.log1p(row.rest)
-        penalties = (loss.z_loss * torch.where(infinite, math.inf, lse**2)).squeeze(-1)
-    return Terms(
-        torch.where(part, w * losses, 0.0),
-        torch.where(part, w * penalties, 0.0),
-        part,
-        (w * mass).sum(),
-        w.sum(),
-    )
+        penalties = torch.where(part, w * loss.z_loss * _squared_logsumexp(row), 0.0)
+    losses = torch.where(part, w * losses, 0.0)
+    return Terms(losses, penalties, part, (w * mass).sum(), w.sum())
+
+
+def _squared_logsumexp(row: Apart) -> Tensor:
+    """Return logsumexp^2 row by row; where it is infinite it has no slope."""
+    infinite = row.m == math.inf
+    lse = torch.where(infinite, 0.0, row.m) + torch.log1p(row.rest)
+    return torch.where(infinite, math.inf, lse**2).squeeze(-1)
 
 
 def _one_term(
