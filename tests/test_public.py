@@ -115,7 +115,15 @@ def test_nats_and_bits_are_said() -> None:
 LAYERS = (
     ("checks", "reference", "sums", "threads", "files", "distributed"),
     ("kernels",),
-    ("numpy", "plain", "torch_front_end", "torch_plain", "torch_checks", "torch_tensors"),
+    (
+        "numpy",
+        "plain",
+        "torch_front_end",
+        "torch_plain",
+        "torch_checks",
+        "torch_tensors",
+        "torch_group",
+    ),
     ("losses",),
     ("linear", "scoring"),
     ("",),  # the package itself: the public list
@@ -151,6 +159,7 @@ AT_HOME = {  # who may import a package that is not there for everyone
         "torch_front_end",
         "torch_plain",
         "torch_checks",
+        "torch_group",
         "torch_modules",
         "torch_parallel",
         "torch_parallel_linear",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from crossent import checks, torch_checks, torch_parallel
 from crossent.linear import LinearCrossEntropy
+from crossent.torch_group import agree, checksum
 from crossent.torch_linear_tensors import tensors_of
 from crossent.torch_parallel import Call, Part, Shard, Sums
 from crossent.torch_tensors import computed_in, is_wanted, stand_in
@@ -34,7 +35,7 @@ def value(options: dict[str, Any], features: Any, *arguments: Any, group: Any) -
     def prepare() -> HeadCall:
         return _checked(options, features, *arguments)
 
-    own, all_calls = torch_parallel.agree(prepare, group, features)
+    own, all_calls = agree(prepare, group, features)
     shard = Shard.among(all_calls, group)
     part = _part(own, shard)
     bytes_per_row = max(shard.widths) * own.bytes_per_score
@@ -77,7 +78,7 @@ class HeadCall:
         told["features"] = f"{list(self.features.shape)} of checksum {_bits(self.features)}"
         told["the wish for a gradient of features"] = is_wanted(self.features)
         if self.pair is not None:
-            told["targets"] = " and ".join(map(torch_parallel.checksum, self.pair))
+            told["targets"] = " and ".join(map(checksum, self.pair))
         return told
 
 
