@@ -254,3 +254,16 @@ def test_a_csv_row_that_does_not_fit_is_named(
     path.write_text("a,a\n1,2\n")
     with pytest.raises(ValueError, match="has more than one column 'a'"):
         tables.parts([path])
+
+
+def test_places_of_text_beyond_a_feather_file_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "t.feather"
+    feather.write_feather(TABLE, str(path), compression="uncompressed")
+    places, beyond = (np.array(each, np.int32).tobytes() for each in ([2, 4, 6], [2, 1 << 30, 6]))
+    assert path.read_bytes().count(places) == 1
+    path.write_bytes(path.read_bytes().replace(places, beyond))
+    message = r"t\.feather is no Feather file that can be read: .*out of bounds"
+    with pytest.raises(ValueError, match=message):
+        tables.read_table(path)
+    with pytest.raises(ValueError, match=message):
+        list(tables.batches(tables.parts([path])))

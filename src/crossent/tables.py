@@ -400,7 +400,7 @@ def _stream_parquet(
 
 
 def _read_feather(path: Path, _: Collection[str]) -> pa.Table:
-    return feather.read_table(str(path))
+    return _validated(feather.read_table(str(path)))
 
 
 def _feather_parts(path: Path, _: object) -> list[Part]:
@@ -417,7 +417,16 @@ def _stream_feather(
         wanted = ipc.IpcReadOptions(included_fields=[part.schema.names.index(n) for n in names])
         with pa.OSFile(str(path)) as file, ipc.open_file(file, options=wanted) as reader:
             found = map(reader.get_batch, range(reader.num_record_batches))
-            yield part, _with_share(found, part, names)
+            yield part, _with_share(map(_validated, found), part, names)
+
+
+def _validated(data: Any) -> Any:
+    """Return a table or batch of a Feather file once its text is seen to lie within it.
+
+    The reader takes what the file says of that as given; a place beyond it would end the process.
+    """
+    data.validate(full=True)
+    return data
 
 
 def _with_share(
