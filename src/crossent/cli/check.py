@@ -1,8 +1,4 @@
-"""`crossent check`: errors and speed of every kernel, on the machine that it is run on.
-
-The truth comes from Python's decimal arithmetic, with so many digits that the formulas can stand
-as on paper: 40 beyond what the scores of a row can cancel. No line is shared with the kernels.
-"""
+"""`crossent check`: errors and speed of every kernel, on the machine that it is run on."""
 
 from __future__ import annotations
 
@@ -18,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossent.cli import output
+from crossent.cli.truth import SIGMOID, Numbers, truth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-    Numbers = list[Decimal]
 
 FORMATS = {  # digits of the significand, exponent of the smallest subnormal
     "float32": (24, -149),
@@ -64,7 +60,7 @@ class Kernel:
     @property
     def softmax(self) -> bool:
         """Return whether the outputs of a row sum to 1."""
-        return self.loss in ("CrossEntropy", "SoftmaxBinaryCrossEntropy")
+        return self.loss not in SIGMOID
 
     def is_difference(self, dtype: str) -> bool:
         """Return whether the gradient is a difference that keeps the last bits of its terms.
@@ -235,7 +231,8 @@ def worst_ulps(kernel: Kernel, dtype: str) -> tuple[float, float]:
     wide = _wide(dtype)
     worst = [0.0, 0.0]
     for i in range(len(logits)):
-        true = truth(kernel, logits[i].tolist(), _masses(kernel, targets[i]))
+        masses = _masses(kernel, targets[i])
+        true = truth(kernel.loss, kernel.options, logits[i].tolist(), masses)
         unit = true.larger if kernel.is_difference(dtype) else true.gradient
         computed = values[i : i + 1].reshape(-1).tolist(), gradient[i].tolist()
         worst[0] = max(worst[0], _ulps(computed[0], true.losses, true.losses, wide))
@@ -285,96 +282,6 @@ def _ulps(computed: list[float], true: Numbers, unit: Numbers, dtype: str) -> fl
             error = abs(Decimal(x) - exact) / Decimal(2) ** exponent
             errors.append(float(error) if error.is_finite() else math.inf)
     return max(errors)
-
-
-# The truth --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Losses of a row (one for softmax), its gradient, and the larger term of each derivative."""
-
-    losses: Numbers
-    gradient: Numbers
-    larger: Numbers
-
-
-def truth(kernel: Kernel, logits: list[float], masses: Numbers) -> Truth:
-    """Return what a kernel must answer for one row, in 40 digits."""
-    reach = 2 * max(abs(z) for z in logits) / math.log(10)
-    with localcontext(prec=40 + math.ceil(2 * reach)):
-        z = [Decimal(x) for x in logits]
-        option = {name: Decimal(value) for name, value in kernel.options.items()}
-        if not kernel.softmax:
-            return _sigmoid_truth(kernel, z, masses, option.get("pos_weight", Decimal(1)))
-        alpha = option.get("label_smoothing", Decimal(0))
-        t = [(1 - alpha) * c + alpha / len(z) for c in masses]
-        s, slope = _scores(z, option)
-        row = _one_term if kernel.loss == "CrossEntropy" else _two_terms
-        loss, gradient, larger = row(s, t, option.get("z_loss", Decimal(0)))
-        gradient, larger = (
-            [g * d for g, d in zip(part, slope, strict=True)] for part in (gradient, larger)
-        )
-        return Truth([loss], gradient, larger)
-
-
-def _scores(z: Numbers, option: dict[str, Decimal]) -> tuple[Numbers, Numbers]:
-    """Return softcap tanh(z / softcap) / temperature and its derivative."""
-    temperature, softcap = option.get("temperature", Decimal(1)), option.get("softcap")
-    if softcap is None:
-        return [x / temperature for x in z], [1 / temperature] * len(z)
-    e = [(2 * x / softcap).exp() for x in z]
-    scores = [softcap * (x - 1) / (x + 1) / temperature for x in e]
-    return scores, [4 * x / (x + 1) ** 2 / temperature for x in e]
-
-
-def _softmax(s: Numbers) -> tuple[Numbers, Decimal]:
-    """Return p and ln sum exp."""
-    e = [x.exp() for x in s]
-    total = sum(e, Decimal(0))
-    return [x / total for x in e], total.ln()
-
-
-def _x_log_y(x: Decimal, y: Decimal) -> Decimal:
-    return x * y.ln() if x else x
-
-
-def _one_term(s: Numbers, t: Numbers, z_loss: Decimal) -> tuple[Decimal, Numbers, Numbers]:
-    """-sum t ln p + z_loss lse^2, and (sum t + 2 z_loss lse) p - t."""
-    p, lse = _softmax(s)
-    pull = sum(t, 2 * z_loss * lse)
-    loss = z_loss * lse**2 - sum(map(_x_log_y, t, p), Decimal(0))
-    pairs = list(zip(p, t, strict=True))
-    return loss, [pull * a - b for a, b in pairs], [max(abs(pull * a), b) for a, b in pairs]
-
-
-def _two_terms(s: Numbers, c: Numbers, _: Decimal) -> tuple[Decimal, Numbers, Numbers]:
-    """-sum [c ln p + (1 - c) ln(1 - p)], and u - p sum u with u = (p - c) / (1 - p)."""
-    p, _lse = _softmax(s)
-    pairs = list(zip(p, c, strict=True))
-    loss = -sum((_x_log_y(b, a) + _x_log_y(1 - b, 1 - a) for a, b in pairs), Decimal(0))
-    odds = [(1 - b) * a / (1 - a) for a, b in pairs]  # u = odds - c
-    up, down = sum(odds, Decimal(0)), sum(c, Decimal(0))
-    gradient = [o - b - a * (up - down) for o, (a, b) in zip(odds, pairs, strict=True)]
-    larger = [max(o + a * down, b + a * up) for o, (a, b) in zip(odds, pairs, strict=True)]
-    return loss, gradient, larger
-
-
-def _sigmoid_truth(kernel: Kernel, z: Numbers, y: Numbers, pos_weight: Decimal) -> Truth:
-    """-[w y ln a + (1 - y) ln(1 - a)] or (a - y)^2 / 2, output by output, with a = sigmoid(z)."""
-    losses, gradient, larger = [], [], []
-    for x, target in zip(z, y, strict=True):
-        e = x.exp()
-        up, down = e / (1 + e), 1 / (1 + e)
-        if kernel.loss == "QuadraticCost":
-            terms, factor = ((1 - target) * up, target * down), up * down
-            losses.append((terms[0] - terms[1]) ** 2 / 2)
-        else:
-            terms, factor = ((1 - target) * up, pos_weight * target * down), Decimal(1)
-            losses.append(-pos_weight * _x_log_y(target, up) - _x_log_y(1 - target, down))
-        gradient.append((terms[0] - terms[1]) * factor)
-        larger.append(max(terms) * factor)
-    return Truth(losses, gradient, larger)
 
 
 # Speed ------------------------------------------------------------------------------------------
