@@ -192,6 +192,44 @@ SITUATIONS = _situations()
 
 
 @task
+def curvatures(rank: int, size: int) -> dict[str, Any]:
+    """Differentiate the gradients of the situations, each times a direction."""
+    found = {}
+    for name, (z, y, call) in SITUATIONS.items():
+        at = cuts(z.shape[-1], size, 3)
+        z, y, direction = (
+            shard(t, -1, rank, at) if t.shape == z.shape else t for t in (z, y, direction_of(z))
+        )
+        found[name] = curvature(vocab_parallel_cross_entropy, [z], y, [direction], call)
+    return found
+
+
+def direction_of(tensor: Tensor) -> Tensor:
+    return example(*tensor.shape, seed=8).to(tensor.dtype)
+
+
+def curvature(
+    loss: Callable[..., Tensor],
+    given: list[Tensor],
+    y: Any,
+    directions: list[Tensor],
+    call: dict[str, Any],
+    frozen: tuple[int, ...] = (),
+) -> tuple[Tensor, ...]:
+    """Return the derivatives of <directions, gradients of a loss>, and in its upstream last."""
+    call = dict(call)
+    upstream = call.pop("upstream", torch.tensor(1.5))
+    leaves = [t.detach().clone().requires_grad_(i not in frozen) for i, t in enumerate(given)]
+    value = loss(*leaves, y, **call)
+    above = upstream.to(value.dtype).expand(value.shape).clone().requires_grad_()
+    learned = [leaf for leaf in leaves if leaf.requires_grad]
+    slopes = torch.autograd.grad(value, learned, above, create_graph=True)
+    pairs = zip(slopes, [d for i, d in enumerate(directions) if i not in frozen], strict=True)
+    total = torch.stack([(slope * direction).sum().double() for slope, direction in pairs]).sum()
+    return torch.autograd.grad(total, [*learned, above])
+
+
+@task
 def heads(rank: int, size: int) -> dict[str, Any]:
     """Compute linear heads; `HEADS` says what they should be."""
     return {name: _head(rank, size, *head) for name, head in HEADS.items()}
@@ -214,6 +252,35 @@ def _head(
     value.backward(torch.ones_like(value) if upstream is None else upstream)
     assert all(map(torch.equal, leaves, before)), "inputs are never written"
     return value.detach(), *(leaf.grad for leaf in leaves)
+
+
+@task
+def head_curvatures(rank: int, size: int) -> dict[str, Any]:
+    """Differentiate the gradients of the heads, each times a direction."""
+    found = {}
+    for name, (*layer, y, call) in HEADS.items():
+        at = head_cuts(len(layer[1]), size)
+        if isinstance(y, Tensor) and y.is_floating_point():
+            y = shard(y, -1, rank, at)
+        given, directions = (
+            [t[0], shard(t[1], 0, rank, at), shard(t[2], 0, rank, at)]
+            for t in (layer, list(map(direction_of, layer)))
+        )
+        found[name] = head_curvature(given, y, directions, call, group=dist.group.WORLD)
+    return found
+
+
+def head_curvature(
+    given: list[Tensor], y: Any, directions: list[Tensor], call: dict[str, Any], **group: Any
+) -> tuple[Tensor, ...]:
+    """Return what `curvature` does of a head."""
+
+    def loss(x: Tensor, w: Tensor, b: Tensor, y: Any, **options: Any) -> Tensor:
+        return crossent.linear_cross_entropy(x, w, y, bias=b, **options, **group)
+
+    call = dict(call)
+    frozen = tuple(map(NAMES.index, call.pop("frozen", ())))
+    return curvature(loss, given, y, directions, call, frozen)
 
 
 NAMES = ("features", "weight", "bias")

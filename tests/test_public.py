@@ -132,6 +132,7 @@ LAYERS = (
     (
         "torch",
         "torch_modules",
+        "torch_shards",
         "torch_parallel",
         "torch_parallel_linear",
         "jax",
@@ -160,6 +161,7 @@ AT_HOME = {  # who may import a package that is not there for everyone
         "torch_plain",
         "torch_checks",
         "torch_group",
+        "torch_shards",
         "torch_modules",
         "torch_parallel",
         "torch_parallel_linear",

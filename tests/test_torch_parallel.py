@@ -19,7 +19,21 @@ from benchmarks import oracle
 from cases import Case
 from crossent import torch_parallel
 from crossent.torch import vocab_parallel_cross_entropy
-from ranks import HEAD_MISTAKES, HEADS, MISTAKES, SITUATIONS, TABLE, answers, cuts, example, labels
+from ranks import (
+    HEAD_MISTAKES,
+    HEADS,
+    MISTAKES,
+    NAMES,
+    SITUATIONS,
+    TABLE,
+    answers,
+    curvature,
+    cuts,
+    direction_of,
+    example,
+    head_curvature,
+    labels,
+)
 from torch_cases import Recorder, array, tensor
 
 SIZES = (2, 3)
@@ -106,6 +120,39 @@ def test_heads_are_as_in_one_process(name: str, found: Answers) -> None:
             rtol = narrow[features.dtype]
             torch.testing.assert_close(slope.double(), leaf.grad, rtol=rtol, atol=rtol)
     assert (of_features is None, of_weight is None) == ("features" in frozen, "weight" in frozen)
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_second_derivatives_are_as_in_one_process(name: str, found: Answers) -> None:
+    z, y, call = SITUATIONS[name]
+    known = curvature(crossent.cross_entropy, [z.double()], y, [direction_of(z).double()], call)
+    parts = of(found, "curvatures", name)
+    bent, of_upstream = torch.cat([part[0] for part in parts], -1), parts[0][1]
+    assert bent.dtype == z.dtype
+    assert all(torch.equal(part[1], of_upstream) for part in parts)
+    for each, true in zip((bent, of_upstream), known, strict=True):
+        rtol = CURVATURE[z.dtype]
+        torch.testing.assert_close(each.double(), true.double(), rtol=rtol, atol=rtol)
+
+
+CURVATURE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_second_derivatives_of_heads_are_as_in_one_process(name: str, found: Answers) -> None:
+    *layer, y, call = HEADS[name]
+    wide = [t.double() for t in layer]
+    call = {**call, "memory_budget": "1MB"}
+    directions = [direction_of(t).double() for t in layer]
+    known = head_curvature(wide, y, directions, call)
+    parts = of(found, "head_curvatures", name)
+    learned = [each for each in NAMES if each not in call.get("frozen", ())]
+    for i, each in enumerate([*learned, "upstream"]):
+        one = [part[i] for part in parts]
+        joined = torch.cat(one) if each in ("weight", "bias") else one[0]
+        assert each in ("weight", "bias") or all(torch.equal(one[0], other) for other in one)
+        rtol = CURVATURE[layer[0].dtype]
+        torch.testing.assert_close(joined.double(), known[i].double(), rtol=rtol, atol=rtol)
 
 
 def test_smoothing_spreads_over_the_classes_of_all_ranks(found: Answers) -> None:
@@ -260,13 +307,6 @@ def alone() -> Any:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
-
-
-def test_second_derivatives_are_refused(alone: None) -> None:
-    z = example(4, 3).requires_grad_()
-    value = vocab_parallel_cross_entropy(z, labels(4, 3))
-    with pytest.raises(RuntimeError, match="has first derivatives only, but create_graph=True"):
-        torch.autograd.grad(value, z, create_graph=True)
 
 
 def test_scores_of_other_layouts(alone: None) -> None:

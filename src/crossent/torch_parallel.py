@@ -1,41 +1,25 @@
 """Cross-entropy whose classes are shared out among processes, over torch.distributed.
 
-Each process, or rank, holds the scores of a stretch of the classes of all rows. Letters as in
-kernels/rows.py: x the class that is summed apart, which is the target where there is one, else the
-winner; m a row's maximum. What a rank finds out about its own classes refers to its own maximum;
-all ranks exchange that once, and each refers it to the maximum of all and adds it up:
-
-    others  sum of exp(s_j - m) over all classes but x
-    gap     m - s_x, infinity on ranks that do not hold x
-    and where targets have masses t: t_x, and over all classes but x
-    rest, rest_gap    sum of t_j, sum of t_j (m - s_j)
-
-All of these are sums of numbers >= 0, so no rank needs a difference of nearly equal ones. A rank
-whose winner is not the winner of all gives it back to the others. The gradient needs nothing more:
-what a row is made of is known on every rank.
-
-Sums are float64. Scores with target masses are too, as there the gradient is a difference of given
-numbers; with class indices alone they stay float32.
+Each process, or rank, holds the scores of a stretch of the classes of all rows. The ranks tell each
+other what they were called with (torch_group.py), then what they found out about their own classes
+(torch_shards.py); from that every rank computes the same loss, and the gradient in its own scores.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from crossent import checks, torch_checks, torch_plain
+from crossent import checks, torch_checks
 from crossent.losses import CrossEntropy
-from crossent.torch_group import agree, checksum, exchange
+from crossent.torch_group import agree, checksum
+from crossent.torch_shards import Part, Shard, Sums, gradient, rows_of, second_derivative, sums
 from crossent.torch_tensors import are_probabilities, beside, computed_in, stand_in
-
-BLOCK = 2**18  # scores at a time: what is made of them stays in the cache
-GPU_BLOCK = 2**25
 
 
 def vocab_parallel_cross_entropy(
@@ -52,7 +36,8 @@ def vocab_parallel_cross_entropy(
     Rank 0 of the group holds the first classes, rank 1 the next, and so on; shards may differ in
     width, and be empty. Every rank calls this with the same rows and gets the same loss, that of
     `crossent.cross_entropy` over all classes. A backward pass gives each rank the gradient in its
-    own scores, and exchanges nothing. The loss counts once: do not add it up over the group.
+    own scores, and exchanges nothing; a second derivative does once, and adds up over the group
+    what every rank made of its gradient. The loss counts once: do not add it up over the group.
 
     Parameters
     ----------
@@ -165,87 +150,6 @@ def refuse_gradient(name: str, tensor: Tensor | None) -> None:
         raise ValueError(f"{name} requires a gradient, but over a group it has none; detach it")
 
 
-# A rank's part ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The classes of this rank among those of all."""
-
-    group: Any
-    rank: int
-    widths: tuple[int, ...]
-
-    @classmethod
-    def among(cls, told: list[dict[str, Any]], group: Any) -> Shard:
-        """Return the shard of this rank, from what all ranks told."""
-        return cls(group, dist.get_rank(group), tuple(each["width"] for each in told))
-
-    @property
-    def classes(self) -> int:
-        """How many there are on all ranks."""
-        return sum(self.widths)
-
-    @property
-    def first(self) -> int:
-        """The first class of this rank."""
-        return sum(self.widths[: self.rank])
-
-    @property
-    def width(self) -> int:
-        """How many classes this rank has."""
-        return self.widths[self.rank]
-
-    def owner(self, classes: Tensor) -> Tensor:
-        """Return the rank that holds each class."""
-        ends = torch.tensor(self.widths, device=classes.device).cumsum(0)
-        return torch.searchsorted(ends, classes, right=True)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A checked call as this rank computes it, N rows of scores (N, width).
-
-    Attributes
-    ----------
-    y : int64 tensor (N,) or floating tensor (N, width)
-        Class indices over all ranks, or probabilities of this rank's classes.
-    weight : float64 tensor (N,)
-        Sample weights, 0 where a row takes no part.
-    class_weight, gain, base : float64 tensors (width,)
-        Weights of this rank's classes, and what makes masses of targets: gain * c + base.
-    """
-
-    loss: CrossEntropy
-    shard: Shard
-    y: Tensor
-    weight: Tensor
-    class_weight: Tensor
-    gain: Tensor
-    base: Tensor
-
-    @property
-    def is_soft(self) -> bool:
-        """Whether targets are probabilities."""
-        return self.y.ndim == 2
-
-    @property
-    def is_hard(self) -> bool:
-        """Whether a class index means that one class alone, on the scores as they are."""
-        return not self.is_soft and self.loss.is_plain
-
-    def of(self, rows: Tensor) -> Part:
-        """Return the part of some rows."""
-        return replace(self, y=self.y[rows], weight=self.weight[rows])
-
-    def blocks(self) -> Iterator[slice]:
-        """Yield rows whose scores stay in the cache while something is made of them."""
-        size = BLOCK if self.y.device.type == "cpu" else GPU_BLOCK
-        step = max(1, size // max(1, self.shard.width))
-        for start in range(0, len(self.y), step):
-            yield slice(start, start + step)
-
-
 def part_of(call: Call, shard: Shard) -> Part:
     """Check what takes the number of all classes, and return the call as it is computed."""
     loss, y, w = call.loss, call.targets, call.sample_weight
@@ -253,7 +157,7 @@ def part_of(call: Call, shard: Shard) -> Part:
     class_weight = torch.from_numpy(each[shard.first :][: shard.width]).to(y.device)
     if are_probabilities(y, call.logits):
         checks.classes(shard.classes)
-        y = _rows(y, call.axis)
+        y = rows_of(y, call.axis)
         w = _float64(w, y)
     else:
         shape = list(call.logits.shape)
@@ -273,174 +177,6 @@ def _float64(sample_weight: Tensor | None, y: Tensor) -> Tensor:
     return sample_weight.reshape(-1).double()
 
 
-def _rows(tensor: Tensor, axis: int) -> Tensor:
-    """Return (..., C, ...) as (N, C)."""
-    moved = tensor.movedim(axis, -1)
-    return moved.reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
-
-
-# What a rank finds out about its classes ----------------------------------------------------------
-
-
-def _taken(part: Part, logits: Tensor, rows: slice) -> Tensor:
-    """Return some rows in the type they are computed in; what takes no part may hold anything."""
-    z = logits[rows].to(computed_in(logits) if part.is_hard else torch.float64)
-    idle = part.weight[rows] == 0
-    return z.masked_fill(idle[:, None], 0.0) if bool(idle.any()) else z
-
-
-def _referred(s: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scores, in their limit where m (n, 1) is +inf, and what exponentials refer to."""
-    infinite = m == math.inf
-    if bool(infinite.any()):
-        alone = (s == math.inf).sum(1, keepdim=True) == 1
-        limit = torch.where(s == math.inf, torch.where(alone, 0.0, math.nan), -math.inf)
-        s = torch.where(infinite, limit.to(s.dtype), s)
-    return s, torch.where(m.isinf(), 0.0, m)
-
-
-def _set_apart(part: Part, s: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-    """Return the class to sum apart, counted in this shard, and whether it is in it: (n, 1)."""
-    if part.is_soft:
-        x = s.argmax(1, keepdim=True)
-        return x, torch.ones_like(x, dtype=torch.bool)
-    x = part.y[rows, None] - part.shard.first
-    here = (x >= 0) & (x < part.shard.width)
-    return torch.where(here, x, 0), here
-
-
-def _put(values: Tensor, x: Tensor, here: Tensor, value: float | Tensor) -> Tensor:
-    """Write a value at x, where x is here, and return the values (n, width)."""
-    return values.scatter_(1, x, torch.where(here, value, values.gather(1, x)))
-
-
-def _exp(distance: Tensor) -> Tensor:
-    """Return exp(-distance), for distances that nobody needs any more."""
-    return distance.neg_().exp_()  # on a CPU many times as fast as into other memory
-
-
-def _masses(part: Part, rows: slice) -> Tensor:
-    """Return target masses of some rows, in memory of their own; an index is to add its gain."""
-    if part.is_soft:
-        return part.gain * part.y[rows] + part.base
-    return part.base.repeat(len(part.y[rows]), 1)
-
-
-def _statistics(part: Part, logits: Tensor, rows: slice) -> Tensor:
-    """Return m, others, gap, own mass (then rest, rest_gap, mass before smoothing): (4 or 7, n)."""
-    z = _taken(part, logits, rows)
-    s = torch_plain.scores(z, part.loss.softcap, part.loss.temperature)
-    m = s.amax(1, keepdim=True)
-    s, top = _referred(s, m)
-    x, here = _set_apart(part, s, rows)
-    own_score = s.gather(1, x).double()
-    others = _put(_exp(top - s), x, here, 0.0).sum(1, keepdim=True, dtype=torch.float64)
-    gap = torch.where(here, top.double() - own_score, math.inf)
-    if part.is_hard:
-        return _columns(m, others, gap, torch.where(here, part.gain[x], 0.0))
-    t = _masses(part, rows)
-    own = torch.where(here, t.gather(1, x) + (0.0 if part.is_soft else part.gain[x]), 0.0)
-    t = _put(t, x, here, 0.0)
-    rest_gap = torch_plain.weigh(t, top - s).sum(1, keepdim=True)
-    if part.is_soft:
-        mass = (part.y[rows] * part.class_weight).sum(1, keepdim=True)
-    else:
-        mass = torch.where(here, part.class_weight[x], 0.0)
-    return _columns(m, others, gap, own, t.sum(1, keepdim=True), rest_gap, mass)
-
-
-def _columns(*columns: Tensor) -> Tensor:
-    return torch.cat([column.double() for column in columns], 1).T
-
-
-def _nothing(part: Part) -> Tensor:
-    """Return the statistics of no classes."""
-    numbers = [-math.inf, 0.0, math.inf, *[0.0] * (1 if part.is_hard else 4)]
-    return part.weight.new_tensor(numbers)[:, None].expand(-1, len(part.y))
-
-
-# What all ranks know of a row ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What rows are made of over all classes: tensors (N,), float64 but for owner and idle.
-
-    Attributes
-    ----------
-    top : maximum
-    losses, penalties, mass : weighted losses, z-losses, and masses of targets before smoothing
-    owner : rank that holds the class that was summed apart
-    slope : the gradient is slope * exp(s - top) - t
-    own_slope : the gradient of the class that was summed apart
-    idle : whether there is nothing to learn, whatever the scores hold
-    """
-
-    top: Tensor
-    losses: Tensor
-    penalties: Tensor
-    mass: Tensor
-    owner: Tensor
-    slope: Tensor
-    own_slope: Tensor
-    idle: Tensor
-
-
-def sums(part: Part, logits: Tensor) -> Sums:
-    """Return what rows (N, width) are made of over all ranks: one exchange."""
-    found = _nothing(part)
-    if part.shard.width and len(logits):
-        found = torch.cat([_statistics(part, logits, rows) for rows in part.blocks()], 1)
-    found = exchange(found, part.shard.group)
-    if part.is_hard:
-        none, mass = torch.zeros_like(found[:, :2]), found[:, 3:]
-        found = torch.cat([found, none, mass], 1)
-    return _combined(part, found)
-
-
-def _combined(part: Part, found: Tensor) -> Sums:
-    """Refer what the ranks found (ranks, 7, N) to the maximum of all, and add it up."""
-    m, others, gap, own_mass, rest, rest_gap, mass = found.unbind(1)
-    top, best = m.max(0)
-    owner = best if part.is_soft else part.shard.owner(part.y)
-    apart = torch.arange(len(m), device=m.device)[:, None] == owner
-    shift = torch.where(m == top, 0.0, top - m)
-    reach = shift + gap  # from each rank's x to the top
-    others = (torch.exp(-shift) * others + torch.where(apart, 0.0, torch.exp(-reach))).sum(0)
-    given_back = torch.where(apart, 0.0, torch_plain.weigh(own_mass, reach))
-    rest_gap = (rest_gap + torch_plain.weigh(rest, shift) + given_back).sum(0)
-    rest = (rest + torch.where(apart, 0.0, own_mass)).sum(0)
-    own_mass = own_mass.gather(0, owner[None])[0]
-    without_limit = (top == -math.inf) | ((m == math.inf).sum(0) > 1)
-    gap = torch.where(without_limit, math.nan, reach.gather(0, owner[None])[0])
-    row = (top, others, gap, own_mass, rest, rest_gap, part.weight * mass.sum(0))
-    return _finished(part, owner, *row)
-
-
-def _finished(
-    part: Part,
-    owner: Tensor,
-    top: Tensor,
-    others: Tensor,
-    gap: Tensor,
-    own_mass: Tensor,
-    rest: Tensor,
-    rest_gap: Tensor,
-    mass: Tensor,
-) -> Sums:
-    z_loss, own = part.loss.z_loss, torch.exp(-gap)
-    log_rest = torch.log1p(torch.where(gap == 0, others, (others - 1.0) + own))
-    total, lse = others + own, top + log_rest
-    losses = torch_plain.weigh(own_mass, gap) + (own_mass + rest) * log_rest + rest_gap
-    penalties = z_loss * lse * lse if z_loss else torch.zeros_like(lse)
-    pull = torch.where(top == math.inf, 0.0, 2.0 * z_loss * lse)  # the limit has no slope
-    own_slope = (rest + pull) * (own / total) - own_mass * (others / total)
-    idle = (part.weight == 0) | ((rest + own_mass == 0) & (z_loss == 0))
-    losses, penalties = (torch.where(idle, 0.0, part.weight * each) for each in (losses, penalties))
-    slope = (rest + own_mass + pull) / total
-    return Sums(top, losses, penalties, mass, owner, slope, own_slope, idle)
-
-
 # The loss -----------------------------------------------------------------------------------------
 
 
@@ -457,56 +193,69 @@ def reduced(part: Part, losses: Tensor, mass: Tensor, call: Call) -> tuple[Tenso
     return torch.where(divisor == 0, 0.0, losses.sum() / divisor).to(dtype), divisor
 
 
-def gradient(part: Part, logits: Tensor, rows: slice, row: Sums, factor: Tensor) -> Tensor:
-    """Return the gradient in some rows, each times its factor."""
-    with torch.enable_grad():
-        z = _taken(part, logits, rows).detach().requires_grad_()
-        scores = torch_plain.scores(z, part.loss.softcap, part.loss.temperature)
-    f, slope, own_slope = (
-        each[rows, None] for each in (factor, factor * row.slope, factor * row.own_slope)
-    )
-    s, top = _referred(scores.detach(), row.top[rows, None].to(z.dtype))
-    x, here = _set_apart(part, s, rows)
-    here = here & (row.owner[rows, None] == part.shard.rank)
-    g = _exp(top - s).mul_(slope.to(z.dtype))
-    if not part.is_hard:
-        g -= f * _masses(part, rows)
-    g = _put(g, x, here, own_slope.to(z.dtype))
-    (g,) = torch.autograd.grad(scores, z, g)
-    return g.masked_fill(row.idle[rows, None], 0.0)
-
-
-def refuse_second_derivatives() -> None:
-    """Raise in a backward pass whose result would be differentiated: it would count as constant."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "a loss over a group has first derivatives only, but create_graph=True asks for more"
-        )
-
-
 class _Loss(torch.autograd.Function):
     """The reduced loss, or the losses for reduction "none"."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, call: Call, part: Part) -> Tensor:
-        row = sums(part, _rows(logits, call.axis))
-        value, ctx.divisor = reduced(part, row.losses + row.penalties, row.mass, call)
+        row = sums(part, rows_of(logits, call.axis))
+        value, divisor = reduced(part, row.losses + row.penalties, row.mass, call)
         ctx.save_for_backward(logits)
-        ctx.axis, ctx.part, ctx.row = call.axis, part, row
+        ctx.call = (call.axis, part, *without_division_by_0(row, divisor))
         return value
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        refuse_second_derivatives()
-        (logits,), axis, part, row = ctx.saved_tensors, ctx.axis, ctx.part, ctx.row
-        z = _rows(logits, axis)
-        factor = part.weight * upstream.reshape(-1) / ctx.divisor
-        row = replace(row, idle=row.idle | (ctx.divisor == 0))
+        return _slopes(*ctx.saved_tensors, upstream, *ctx.call), None, None
+
+
+class _Slopes(torch.autograd.Function):
+    """The gradient in this rank's scores as a function of them and of what comes from above."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        upstream: Tensor,
+        axis: int,
+        part: Part,
+        row: Sums,
+        divisor: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(logits, upstream)
+        ctx.call = (axis, part, row, divisor)
+        z, factor = rows_of(logits, axis), part.weight * upstream.reshape(-1) / divisor
         slopes = torch.empty_like(z)
         for rows in part.blocks() if part.shard.width else ():
             slopes[rows] = gradient(part, z, rows, row, factor)
-        shape = logits.movedim(axis, -1).shape
-        return slopes.reshape(shape).movedim(-1, axis), None, None
+        return _as_scores(slopes, logits, axis)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+        (logits, upstream), (axis, part, row, divisor) = ctx.saved_tensors, ctx.call
+        z, factor = rows_of(logits, axis), part.weight * upstream.reshape(-1) / divisor
+        bent, losses = second_derivative(part, z, row, factor, rows_of(above, axis))
+        of_upstream = of_above(losses / divisor, upstream)
+        return _as_scores(bent, logits, axis), of_upstream, None, None, None, None
 
 
 _loss: Callable[..., Tensor] = _Loss.apply
+_slopes: Callable[..., Tensor] = _Slopes.apply
+
+
+def without_division_by_0(row: Sums, divisor: Tensor) -> tuple[Sums, Tensor]:
+    """Return rows that learn nothing where nothing is left to average, and what divides them."""
+    nothing = divisor == 0
+    return replace(row, idle=row.idle | nothing), torch.where(nothing, 1.0, divisor)
+
+
+def of_above(each: Tensor, upstream: Tensor) -> Tensor:
+    """Return the derivative in what comes from above, of those of all rows."""
+    found = each if upstream.ndim else each.sum()
+    return found.reshape(upstream.shape).to(upstream.dtype)
+
+
+def _as_scores(rows: Tensor, logits: Tensor, axis: int) -> Tensor:
+    """Return (N, C) as (..., C, ...)."""
+    return rows.reshape(logits.movedim(axis, -1).shape).movedim(-1, axis)

@@ -8,19 +8,21 @@ weight and bias belong to each rank alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from crossent import checks, torch_checks, torch_parallel
-from crossent.linear import LinearCrossEntropy
+from crossent import checks, torch_checks, torch_parallel, torch_shards
+from crossent.linear import GRADIENTS, LinearCrossEntropy
 from crossent.torch_group import agree, checksum
 from crossent.torch_linear_tensors import tensors_of
-from crossent.torch_parallel import Call, Part, Shard, Sums
+from crossent.torch_parallel import Call
+from crossent.torch_shards import Part, Shard, Sums
 from crossent.torch_tensors import computed_in, is_wanted, stand_in
 
 WIDENED = 1 << 20  # numbers of a half type's weight at a time, as float32 beside the budget
@@ -138,6 +140,12 @@ class Layer:
         self.call, self.part, self.pair, self.step = own.call, part, own.pair, step
         self.dtype = computed_in(own.features)
 
+    def direction(self, change: Tensor | None, of: Any) -> Any:
+        """Return a change of a tensor in the type that is computed in; None stands for none."""
+        if of is None:
+            return None
+        return torch.zeros_like(of, dtype=self.dtype) if change is None else change.to(self.dtype)
+
     def chunks(self) -> Iterator[Tensor]:
         """Yield indices of rows that take part, as many as the budget has room for."""
         yield from torch.split(self.part.weight.nonzero()[:, 0], self.step)
@@ -190,23 +198,80 @@ class Layer:
 
         Sums that are known are not exchanged again.
         """
-        features, weight, bias = tensors
-        x = features.reshape(-1, features.shape[-1])
-        shapes = {"features": x.shape, "weight": weight.shape, "bias": weight.shape[:1]}
-        gradients = {name: x.new_zeros(shapes[name], dtype=self.dtype) for name in wanted}
+        x, weight, bias = _rows(tensors[0]), *tensors[1:]
+        gradients = self._no_gradients(x, weight, wanted)
         sums: list[Sums] = []
         for i, rows in enumerate(self.chunks()):
             part, part_x = self.part_of(rows), x[rows].to(self.dtype)
             scores = self.scores(part_x, weight, bias)
-            sums.append(torch_parallel.sums(part, scores) if known is None else known[i])
+            sums.append(torch_shards.sums(part, scores) if known is None else known[i])
             if not wanted:
                 continue
             for block in part.blocks():
-                scores[block] = torch_parallel.gradient(part, scores, block, sums[-1], factor[rows])
+                scores[block] = torch_shards.gradient(part, scores, block, sums[-1], factor[rows])
             self.take_back(rows, part_x, scores, weight, gradients)
         if "features" in gradients:
             dist.all_reduce(gradients["features"], group=self.part.shard.group)
         return sums, gradients
+
+    def bend(
+        self,
+        tensors: tuple[Tensor, Tensor, Tensor | None],
+        directions: Directions,
+        wanted: tuple[str, ...],
+        factor: Tensor,
+        known: list[Sums],
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return how the gradients change in the directions, and by how much each row's loss does.
+
+        Formulas are those of `linear_numpy.second_derivative`.
+        """
+        x, weight, bias = _rows(tensors[0]), *tensors[1:]
+        gradients, losses = self._no_gradients(x, weight, wanted), torch.zeros_like(factor)
+        for rows, row in zip(self.chunks(), known, strict=True):
+            part, part_x, own = self.part_of(rows), x[rows].to(self.dtype), directions.of(rows)
+            scores, change = self.scores(part_x, weight, bias), own.scores(self, part_x, weight)
+            bent, losses[rows] = torch_shards.second_derivative(
+                part, scores, row, factor[rows], change
+            )
+            self.take_back(rows, part_x, bent, weight, gradients)
+            for block in part.blocks():
+                scores[block] = torch_shards.gradient(part, scores, block, row, factor[rows])
+            own.take_back(self, rows, scores, gradients)
+        if "features" in gradients:
+            dist.all_reduce(gradients["features"], group=self.part.shard.group)
+        return gradients, losses
+
+    def _no_gradients(
+        self, x: Tensor, weight: Tensor, wanted: tuple[str, ...]
+    ) -> dict[str, Tensor]:
+        shapes = {"features": x.shape, "weight": weight.shape, "bias": weight.shape[:1]}
+        return {name: x.new_zeros(shapes[name], dtype=self.dtype) for name in wanted}
+
+
+class Directions(NamedTuple):
+    """Changes of features (N, D), weight and bias."""
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    def of(self, rows: Tensor) -> Directions:
+        """Return the changes with the features of some rows alone."""
+        return self._replace(features=self.features[rows])
+
+    def scores(self, layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
+        """Return how the scores of some rows change."""
+        return layer.scores(self.features, weight, None) + layer.scores(x, self.weight, self.bias)
+
+    def take_back(
+        self, layer: Layer, rows: Tensor, slope: Tensor, found: dict[str, Tensor]
+    ) -> None:
+        """Add what the gradient in some rows of scores brings where the layer changes under it."""
+        if "features" in found:
+            found["features"][rows] += layer.times_weight(slope, self.weight)
+        if "weight" in found:
+            found["weight"].addmm_(slope.T, self.features)
 
 
 def _widened(weight: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
@@ -237,28 +302,70 @@ class _Head(torch.autograd.Function):
         for rows, row in zip(layer.chunks(), ctx.sums, strict=True):
             losses[rows], mass[rows] = row.losses + row.penalties, row.mass
         value, divisor = torch_parallel.reduced(part, losses, mass, layer.call)
+        nothing = divisor == 0
+        ctx.sums = [replace(row, idle=row.idle | nothing) for row in ctx.sums]
+        ctx.divisor = torch.where(nothing, 1.0, divisor)
         if at_once:
-            ctx.sums, ctx.divisor, ctx.gradients = None, divisor, gradients
+            ctx.gradients = {n: each.masked_fill_(nothing, 0.0) for n, each in gradients.items()}
         return value
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        torch_parallel.refuse_second_derivatives()
-        tensors, layer = ctx.saved_tensors, ctx.layer
-        if ctx.gradients is None:
-            factor = layer.part.weight * upstream.reshape(-1)
-            _, found = layer.run(tensors, ctx.wanted, factor, ctx.sums)
-        elif ctx.divisor == 0:  # nothing left to average
-            found = {name: torch.zeros_like(each) for name, each in ctx.gradients.items()}
-        else:
-            factor = upstream.double() / ctx.divisor
-            found = {name: each * factor for name, each in ctx.gradients.items()}
-        names = ("features", "weight", "bias")
-        slopes = (
-            found[name].reshape(like.shape).to(like.dtype) if name in found else None
-            for name, like in zip(names, tensors, strict=True)
-        )
-        return *slopes, None, None
+        tensors = ctx.saved_tensors
+        if ctx.gradients is None or torch.is_grad_enabled():
+            call = (ctx.layer, ctx.wanted, ctx.sums, ctx.divisor)
+            return *_slopes(*tensors, upstream, *call), None, None
+        factor = upstream.double() / ctx.divisor
+        found = {name: each * factor for name, each in ctx.gradients.items()}
+        return *_like(tensors, found), None, None
+
+
+class _Slopes(torch.autograd.Function):
+    """The gradients as functions of features, weight, bias and what comes from above."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        upstream: Tensor,
+        layer: Layer,
+        *call: Any,
+    ) -> tuple[Tensor | None, ...]:
+        tensors, (wanted, sums, divisor) = (features, weight, bias), call
+        ctx.save_for_backward(*tensors, upstream)
+        ctx.layer, ctx.call = layer, call
+        factor = layer.part.weight * upstream.reshape(-1) / divisor
+        return _like(tensors, layer.run(tensors, wanted, factor, sums)[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *above: Tensor | None) -> tuple[Tensor | None, ...]:
+        *tensors, upstream = ctx.saved_tensors
+        layer, (wanted, sums, divisor) = ctx.layer, ctx.call
+        x, weight, bias = map(layer.direction, above, tensors)
+        factor = layer.part.weight * upstream.reshape(-1) / divisor
+        directions = Directions(_rows(x), weight, bias)
+        found, losses = layer.bend(tensors, directions, wanted, factor, sums)
+        of_upstream = torch_parallel.of_above(losses / divisor, upstream)
+        return *_like(tensors, found), of_upstream, None, None, None, None
+
+
+def _rows(features: Tensor) -> Tensor:
+    """Return features (..., D) as (N, D)."""
+    return features.reshape(-1, features.shape[-1])
+
+
+def _like(tensors: Iterable[Tensor | None], found: dict[str, Tensor]) -> tuple[Tensor | None, ...]:
+    """Return gradients in the shapes and types of the tensors that they belong to."""
+    return tuple(
+        found[name].reshape(like.shape).to(like.dtype)
+        if name in found and like is not None
+        else None
+        for name, like in zip(GRADIENTS, tensors, strict=True)
+    )
 
 
 _loss: Callable[..., Tensor] = _Head.apply
+_slopes: Callable[..., tuple[Tensor | None, ...]] = _Slopes.apply
