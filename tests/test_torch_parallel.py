@@ -327,9 +327,23 @@ def test_no_rows_and_one_row(shape: tuple[int, ...], alone: None) -> None:
         value = vocab_parallel_cross_entropy(z, y, reduction=reduction)
         known = crossent.cross_entropy(z, y, reduction=reduction)
         torch.testing.assert_close(value, known)
-        torch.testing.assert_close(
-            torch.autograd.grad(value.sum(), z)[0], torch.autograd.grad(known.sum(), z)[0]
+        ours, theirs = (
+            torch.autograd.grad(each.sum(), z, create_graph=True)[0] for each in (value, known)
         )
+        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(
+            *(torch.autograd.grad(g.square().sum(), z) for g in (ours, theirs))
+        )
+
+
+def test_a_third_derivative_is_refused(alone: None) -> None:
+    z = example(4, 3).requires_grad_()
+    (slope,) = torch.autograd.grad(
+        vocab_parallel_cross_entropy(z, labels(4, 3)), z, create_graph=True
+    )
+    (bent,) = torch.autograd.grad(slope.square().sum(), z, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        bent.sum().backward()
 
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "softcap": 5.0}])

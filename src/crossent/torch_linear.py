@@ -183,16 +183,9 @@ class _Gradients(torch.autograd.Function):
     """The gradients as functions of features, weight, bias and what comes from above."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        upstream: Tensor,
-        call: tuple[Any, ...],
-        wanted: list[bool],
-    ) -> tuple[Tensor | None, ...]:
-        """Return the gradients wanted."""
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
+        """Return the gradients wanted; what the tensors are stands in the call too."""
+        *_, upstream, call, wanted = arguments
         ctx.call, ctx.upstream = call, upstream
         ctx.set_materialize_grads(False)
         tensors, normalizer, options = call

@@ -324,26 +324,18 @@ class _Slopes(torch.autograd.Function):
     """The gradients as functions of features, weight, bias and what comes from above."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        upstream: Tensor,
-        layer: Layer,
-        *call: Any,
-    ) -> tuple[Tensor | None, ...]:
-        tensors, (wanted, sums, divisor) = (features, weight, bias), call
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
+        *tensors, upstream, layer, wanted, sums, divisor = arguments
         ctx.save_for_backward(*tensors, upstream)
-        ctx.layer, ctx.call = layer, call
+        ctx.call = (layer, wanted, sums, divisor)
         factor = layer.part.weight * upstream.reshape(-1) / divisor
-        return _like(tensors, layer.run(tensors, wanted, factor, sums)[1])
+        return _like(tensors, layer.run(tuple(tensors), wanted, factor, sums)[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *above: Tensor | None) -> tuple[Tensor | None, ...]:
         *tensors, upstream = ctx.saved_tensors
-        layer, (wanted, sums, divisor) = ctx.layer, ctx.call
+        layer, wanted, sums, divisor = ctx.call
         x, weight, bias = map(layer.direction, above, tensors)
         factor = layer.part.weight * upstream.reshape(-1) / divisor
         directions = Directions(_rows(x), weight, bias)
