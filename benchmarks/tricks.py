@@ -54,9 +54,28 @@ TRICKS = (
     Trick(
         "`borrowed` arrays",
         "Numba counts references to an array's owner, atomically, for every row that is sliced off",
-        "rows.py",
-        (("logits, gradient = borrowed(logits), borrowed(gradient)\n", "pass\n"),),
+        "long_rows.py",
+        (
+            (
+                " = borrowed(logits), borrowed(targets), borrowed(gradient)",
+                " = logits, targets, gradient",
+            ),
+        ),
         "300",
+    ),
+    Trick(
+        "every function inlined",
+        "a call hands over all fields of every array, dozens of them",
+        "compiler.py",
+        (('"forceinline": True', '"forceinline": False'),),
+        "300",
+    ),
+    Trick(
+        "memory asked for ahead, in shares",
+        "a tile is read in a burst, and computed on while memory is idle",
+        "rows.py",
+        (("        fetch(memory, i)\n", "        pass\n"),),
+        "10",
     ),
     Trick(
         "`larger` instead of `maximum`",
@@ -69,7 +88,7 @@ TRICKS = (
         "only a row's last scores are edited",
         "a loop over exp that is cut short at the row's end costs as much as hundreds of scores",
         "rows.py",
-        (("LANES = 64 ", "LANES = 2048 "),),
+        (("LANES = 64 ", "LANES = 256 "),),
         "1000",
     ),
     Trick(
@@ -82,7 +101,7 @@ TRICKS = (
     Trick(
         "short rows side by side",
         "a square of ten or sixteen columns is turned at the price of one with two",
-        "tiles.py",
+        "short_rows.py",
         (("max(1, VECTOR // itemsize // logits.shape[1])", "1"),),
         "2",
     ),

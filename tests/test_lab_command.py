@@ -45,7 +45,7 @@ def test_the_command_writes_the_page_and_compiles_next_to_nothing(
         "products.narrow_scores",
         "products.add_narrow_back",
         "scan.scan_indices",
-        "tiles.hard_tiles",
+        "short_rows.short_rows",
     }
 
 

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossent import checks
-from crossent.kernels import rows, scan, soft, tiles
+from crossent.kernels import scan, soft
 from crossent.kernels import sigmoid as sigmoid_kernels
+from crossent.kernels.long_rows import long_rows
+from crossent.kernels.short_rows import SHORT, short_rows
 from crossent.sums import LossSums
 from crossent.threads import sum_over_rows
 
@@ -266,10 +268,12 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     if y.ndim == 1:
         y, weights, row_weight = row_weights(y, ignored, weights, class_weight)
         weight = float(row_weight.sum()) if row_weight.size else float(len(z))
-    if y.ndim == 1 and loss.name == "cross_entropy" and loss.is_plain:
-        kernel = _hard_kernel(z, y, row_weight)
+    if y.ndim == 1 and loss.is_plain:
+        kernel = _row_kernel(z, y, row_weight, None)
+    elif loss.name == "cross_entropy":
+        kernel = _row_kernel(z, y, weights, _mass_options(loss, y, class_weight, z.shape[1]))
     else:
-        kernel = _row_kernel(loss, z, y, weights, class_weight)
+        kernel = _two_term_kernel(loss, z, y, weights, class_weight)
     if loss.name == "softmax_binary_cross_entropy":  # its second term counts every class anyway
         weight = float(weights.sum()) if weights.size else float(len(z))
     return Problem(z, kernel, row_shape, True, weight, axis, y, weights)
@@ -349,43 +353,36 @@ def _one_hot_indices(y: Array) -> Array | None:
     return indices if one_hot == len(y) else None
 
 
-def _hard_kernel(z: Array, y: Array, row_weight: Array) -> Kernel:
-    kernel = tiles.hard_tiles if z.shape[1] <= tiles.SHORT else rows.hard_rows
+def _row_kernel(z: Array, y: Array, weights: Array, options: Any) -> Kernel:
+    kernel = short_rows if z.shape[1] <= SHORT else long_rows
     z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
-        kernel(z[a:b], y[a:b], row_weight[a:b], scale, losses, gradient, sums)
+        kernel(z[a:b], y[a:b], weights[a:b], options, scale, losses, gradient, sums)
 
     return run
 
 
-def _row_kernel(loss: Any, z: Array, y: Array, weights: Array, class_weight: Array) -> Kernel:
+def _mass_options(loss: Any, y: Array, class_weight: Array, classes: int) -> tuple[Any, ...]:
+    """Return what makes masses gain * c + base of targets, and what else a kernel must know."""
+    alpha, gain, base = loss.label_smoothing, None, 0.0  # masses as they are
+    if class_weight.size or classes <= SHORT:
+        each = class_weight if class_weight.size else np.ones(classes)
+        gain, base = each * (1.0 - alpha), each * (alpha / classes)
+    elif y.ndim == 1 or alpha:  # one number does for all
+        gain, base = 1.0 - alpha, alpha / classes
+    return gain, base, loss.z_loss, loss.softcap, 1.0 / loss.temperature
+
+
+def _two_term_kernel(loss: Any, z: Array, y: Array, weights: Array, class_weight: Array) -> Kernel:
     each = class_weight if class_weight.size else np.ones(z.shape[1])
-    kernel: Any
-    options: list[Any]
-    if loss.name == "softmax_binary_cross_entropy":
-        kernel, options = soft.two_term_rows, [each, loss.label_smoothing]
-    else:
-        short = z.shape[1] <= tiles.SHORT
-        kernel = tiles.mass_tiles if short else rows.mass_rows
-        gain_and_base = _gain_and_base(loss, y, each if short else class_weight, z.shape[1])
-        options = [*gain_and_base, loss.z_loss, loss.softcap, 1.0 / loss.temperature]
     z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
-        kernel(z[a:b], y[a:b], weights[a:b], *options, scale, losses, gradient, sums)
+        options = (each, loss.label_smoothing)
+        soft.two_term_rows(z[a:b], y[a:b], weights[a:b], *options, scale, losses, gradient, sums)
 
     return run
-
-
-def _gain_and_base(loss: Any, y: Array, class_weight: Array, classes: int) -> tuple[Any, Any]:
-    """Return what makes masses of targets: gain * c + base, one number where one does for all."""
-    alpha = loss.label_smoothing
-    if class_weight.size:
-        return class_weight * (1.0 - alpha), class_weight * (alpha / classes)
-    if y.ndim == 2 and not alpha:
-        return None, 0.0  # masses as they are
-    return 1.0 - alpha, alpha / classes
 
 
 # Sigmoid losses ---------------------------------------------------------------------------------

@@ -1,15 +1,17 @@
-"""How kernels are compiled: strictly, without the interpreter's lock, and cached on disk."""
+"""How kernels are compiled: strictly, without the interpreter's lock, and cached on disk.
+
+Functions that the compiler types are written without annotations: one version is made for every
+combination of types they are called with.
+"""
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 from uuid import uuid4
 
 import numba
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+from numba.extending import overload
 
 # Numba looks only at a kernel's own file to see whether its cached machine code is stale; a
 # kernel here is made of functions from several files, so all of them are looked at.
@@ -26,12 +28,22 @@ def _unique_name(pattern: str, number: int) -> str:
     return pattern.replace("{number:d}", uuid4().hex)
 
 
-def device(function: Function) -> Function:
+# A call in the machine code hands over all fields of every array, dozens of them: 20 ns, for each
+# row or oftener.
+_INLINED: Any = {"error_model": "numpy", "forceinline": True}
+
+
+def device(function: Any) -> Any:
     """Compile a function that kernels are made of; it is inlined into them."""
-    return cast(Function, numba.njit(error_model="numpy")(function))
+    return numba.njit(**_INLINED)(function)
 
 
-def kernel(function: Function) -> Function:
+def device_overload(function: Any) -> Any:
+    """Let the types of the arguments decide what a function that kernels are made of does."""
+    return overload(function, strict=False, jit_options=_INLINED)
+
+
+def kernel(function: Any) -> Any:
     """Compile an entry point: other threads run beside it, and its machine code is cached."""
     compiled: Any = numba.njit(nogil=True, error_model="numpy")(function)
     try:
@@ -41,4 +53,4 @@ def kernel(function: Function) -> Function:
         file._data_name = partial(_unique_name, file._data_name_pattern)
     except (RuntimeError, OSError, AttributeError):
         pass  # no directory to write to: compile in every process rather than fail
-    return cast(Function, compiled)
+    return compiled

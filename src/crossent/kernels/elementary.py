@@ -5,20 +5,16 @@ The standard library's are calls, one element each. Polynomials are minimax fits
 exp_of_difference below 1, log1p below 2, both over their whole domain.
 """
 
-from typing import Any
-
 import numpy as np
 from numba import types
-from numba.extending import overload
 
-from crossent.kernels.compiler import device
+from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.intrinsics import (
     bits,
     fma,
     from_bits,
     magnitude,
-    round_even,
-    scale_by_power,
+    power_at_end,
     select,
 )
 
@@ -26,22 +22,22 @@ F32 = np.float32
 F64 = np.float64
 
 
-def exp_of_difference(x: Any, m: Any) -> Any:
+def exp_of_difference(x, m):
     """Return exp(x - m) for x <= m and m finite: 1 at x = m, 0 at x = -inf, NaN at NaN."""
     raise AssertionError("kernels are compiled")
 
 
-def exp_of_negative(x: Any) -> Any:
+def exp_of_negative(x):
     """Return exp(x) for x <= 0: 0 at x = -inf, NaN at NaN."""
     raise AssertionError("kernels are compiled")
 
 
-def log1p(x: Any) -> Any:
+def log1p(x):
     """Return ln(1 + x): float64 for any x >= 0; float32 for x in [0, 1]."""
     raise AssertionError("kernels are compiled")
 
 
-def raised_exp(x: Any, m: Any) -> Any:
+def raised_exp(x, m):
     """Return exp(x - m) for x <= m, times 2**64 in float32, where it would soon be subnormal.
 
     Many subnormal terms, each rounded to their coarse spacing, would make a bad sum.
@@ -49,7 +45,7 @@ def raised_exp(x: Any, m: Any) -> Any:
     raise AssertionError("kernels are compiled")
 
 
-def exp_of_scaled(x: Any, m: Any, sharpness: Any, like: Any) -> Any:
+def exp_of_scaled(x, m, sharpness, like):
     """Return exp(sharpness (x - m)) in float64 for float64 m and x <= m.
 
     To all bits if the scores came as an array like `like` of float64, else to 45.
@@ -57,33 +53,33 @@ def exp_of_scaled(x: Any, m: Any, sharpness: Any, like: Any) -> Any:
     raise AssertionError("kernels are compiled")
 
 
-@overload(exp_of_difference, jit_options={"error_model": "numpy"})
-def _exp_of_difference(x: Any, m: Any) -> Any:
+@device_overload(exp_of_difference)
+def _exp_of_difference(x, m):
     return _exp32 if x == types.float32 else _exp64
 
 
-@overload(exp_of_negative, jit_options={"error_model": "numpy"})
-def _exp_of_negative(x: Any) -> Any:
+@device_overload(exp_of_negative)
+def _exp_of_negative(x):
     return _exp_of_negative32 if x == types.float32 else _exp_of_negative64
 
 
-@overload(raised_exp, jit_options={"error_model": "numpy"})
-def _raised_exp(x: Any, m: Any) -> Any:
+@device_overload(raised_exp)
+def _raised_exp(x, m):
     return _raised_exp32 if x == types.float32 else _exp64
 
 
-@overload(exp_of_scaled, jit_options={"error_model": "numpy"})
-def _exp_of_scaled(x: Any, m: Any, sharpness: Any, like: Any) -> Any:
+@device_overload(exp_of_scaled)
+def _exp_of_scaled(x, m, sharpness, like):
     return _exp_of_scaled64 if like.dtype == types.float64 else _exp_of_scaled32
 
 
-@overload(log1p, jit_options={"error_model": "numpy"})
-def _log1p(x: Any) -> Any:
+@device_overload(log1p)
+def _log1p(x):
     return _log1p32 if x == types.float32 else _log1p64
 
 
 @device
-def add_exactly(total: Any, lost: Any, x: Any) -> Any:
+def add_exactly(total, lost, x):
     """Return total + x, and lost plus what that addition rounds away (two-sum), in float64."""
     s = total + x
     b = s - total
@@ -92,92 +88,101 @@ def add_exactly(total: Any, lost: Any, x: Any) -> Any:
 
 
 @device
-def difference(x: Any, m: Any, reach: Any) -> Any:
-    """Return d, e with d + e = x - m exactly (two-sum), no further apart than `reach`.
+def difference(x, m):
+    """Return d, e with d + e = x - m exactly (two-sum).
 
     x - m is itself rounded, and exp turns an absolute error into a relative one: at a gap of 65
     the rounding alone would cost 50 ulp.
     """
     d = x - m
     b = d - x
-    e = (x - (d - b)) - (m + b)
-    return at_least(d, -reach), select(d > -reach, e, reach - reach)
+    return d, (x - (d - b)) - (m + b)
 
 
 @device
-def at_least(x: Any, low: Any) -> Any:
+def at_least(x, low):
     """Return x, or low if x is below it; NaN stays NaN."""
     return select(x < low, low, x)
 
 
-def _exp32(x: Any, m: Any) -> Any:
-    d, e = difference(x, m, F32(110.0))  # further down exp rounds to 0
-    p, k = exp32_parts(d, e)
-    return scale_by_power(p, k)
+def _exp32(x, m):
+    return _raised_exp32(x, m) * F32(2.0**-64)
 
 
-def _exp_of_negative32(x: Any) -> Any:
-    p, k = exp32_parts(at_least(x, F32(-110.0)), F32(-0.0))  # adding -0 is nothing, and left out
-    return scale_by_power(p, k)
+def _exp_of_negative32(x):
+    return raised_exp32(x, F32(-0.0)) * F32(2.0**-64)  # adding -0 is nothing, and left out
 
 
-def _exp_of_negative64(x: Any) -> Any:
-    return exp64_of_sum(at_least(x, -750.0), 0.0)
+def _exp_of_negative64(x):
+    return exp64_of_sum(x, -0.0)
 
 
-def _raised_exp32(x: Any, m: Any) -> Any:
-    d, e = difference(x, m, F32(155.0))
-    p, k = exp32_parts(d, e)
-    return scale_by_power(p, k + F32(64.0))
+def _raised_exp32(x, m):
+    d, e = difference(x, m)
+    return raised_exp32(d, e)
+
+
+# exp(d) = 2**k exp(r), |r| <= ln(2) / 2. Added to a number so large that its last bit counts ones,
+# d / ln 2 is rounded to k, which stands at the end of the sum beside the bias of an exponent: one
+# shift makes it a power of two. That must be a normal number, so that what may end up subnormal
+# (float32 from -87 on) is raised before, and lowered by a product that rounds once.
+
+SHIFT32 = F32(1.5 * 2**23 + 127 + 64)
+SHIFT64 = 1.5 * 2**52 + 1023
+RAISED64 = 128
 
 
 @device
-def exp32_parts(d: Any, e: Any) -> Any:
-    """Return p in [0.7, 1.5] and a whole k with exp(d + e) = p 2**k, e far smaller than d."""
-    k = round_even(d * F32(1.4426950408889634))
+def raised_exp32(d, e):
+    """Return exp(d + e) 2**64 for d <= 0 and e far smaller, 0 for d below -131."""
+    t = fma(d, F32(1.4426950408889634), SHIFT32)
+    k = t - SHIFT32
     r = fma(k, F32(2.12194440e-4), fma(k, F32(-0.693359375), d)) + e
     q = F32(1.3814599015849816e-3)
     q = fma(q, r, F32(8.368716808730813e-3))
     q = fma(q, r, F32(4.166838803155814e-2))
     q = fma(q, r, F32(1.6666520632472775e-1))
     q = fma(q, r, F32(4.99999934478981e-1))
-    return fma(fma(q, r, F32(1.0)), r, F32(1.0)), k
+    p = fma(fma(q, r, F32(1.0)), r, F32(1.0)) * power_at_end(t)
+    return select(d < F32(-131.0), F32(0.0), p)
 
 
-def _exp64(x: Any, m: Any) -> Any:
-    d, e = difference(x, m, 750.0)
+def _exp64(x, m):
+    d, e = difference(x, m)
     return exp64_of_sum(d, e)
 
 
-def _exp_of_scaled64(x: Any, m: Any, sharpness: Any, like: Any) -> Any:
-    d, e = difference(x, m, 750.0 / sharpness)
+def _exp_of_scaled64(x, m, sharpness, like):
+    d, e = difference(x, m)
     return exp64_of_sum(d * sharpness, e * sharpness)
 
 
-def _exp_of_scaled32(x: Any, m: Any, sharpness: Any, like: Any) -> Any:
+def _exp_of_scaled32(x, m, sharpness, like):
     return near_exp((F64(x) - m) * sharpness)  # float64 holds a difference of float32
 
 
 @device
-def near_exp(x: Any) -> Any:
-    """Return exp(x) for float64 x <= 0 to 45 bits."""
-    d = at_least(x, -750.0)
-    k = round_even(d * 1.4426950408889634)
-    r = fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, d))
-    q = 2.4801493100038142e-05
-    q = fma(q, r, 1.9841269506578848e-04)
-    q = fma(q, r, 1.3888888943628895e-03)
-    q = fma(q, r, 8.33333333349446e-03)
-    q = fma(q, r, 4.166666666653016e-02)
-    q = fma(q, r, 1.6666666666666413e-01)
-    q = fma(q, r, 5.000000000000011e-01)
-    return scale_by_power(fma(fma(q, r, 1.0), r, 1.0), k)
+def near_exp(x):
+    """Return exp(x) for float64 x <= 0 to 45 bits, 0 for x below -708."""
+    t = fma(x, 1.4426950408889634, SHIFT64)
+    k = t - SHIFT64
+    r = fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, x))
+    q = 2.7493060178156324e-06
+    q = fma(q, r, 2.488080952255987e-05)
+    q = fma(q, r, 0.00019841539099528415)
+    q = fma(q, r, 0.0013888811145545922)
+    q = fma(q, r, 0.008333333095085872)
+    q = fma(q, r, 0.04166666696223545)
+    q = fma(q, r, 0.1666666666726521)
+    q = fma(q, r, 0.49999999999664324)
+    return select(x < -708.0, 0.0, fma(fma(q, r, 1.0), r, 1.0) * power_at_end(t))
 
 
 @device
-def exp64_of_sum(d: Any, e: Any) -> Any:
-    """Return exp(d + e) for d in [-750, 0] and e far smaller."""
-    k = round_even(d * 1.4426950408889634)
+def exp64_of_sum(d, e):
+    """Return exp(d + e) for d <= 0 and e far smaller, 0 for d below -750."""
+    t = fma(d, 1.4426950408889634, SHIFT64 + RAISED64)
+    k = t - (SHIFT64 + RAISED64)
     r = fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, d)) + e
     q = 2.500006064923463e-08
     q = fma(q, r, 2.7630248010846225e-07)
@@ -189,10 +194,11 @@ def exp64_of_sum(d: Any, e: Any) -> Any:
     q = fma(q, r, 4.166666666653016e-02)
     q = fma(q, r, 1.6666666666666413e-01)
     q = fma(q, r, 5.000000000000011e-01)
-    return scale_by_power(fma(fma(q, r, 1.0), r, 1.0), k)
+    p = fma(fma(q, r, 1.0), r, 1.0) * power_at_end(t)
+    return select(d < -750.0, 0.0, p * 2.0**-RAISED64)
 
 
-def _log1p32(x: Any) -> Any:
+def _log1p32(x):
     q = F32(2.0729539246347253e-3)
     q = fma(q, x, F32(-1.3631509433748398e-2))
     q = fma(q, x, F32(4.19814167686092e-2))
@@ -206,7 +212,7 @@ def _log1p32(x: Any) -> Any:
     return fma(x * x, q, x)
 
 
-def _log1p64(x: Any) -> Any:
+def _log1p64(x):
     w = 1.0 + x
     lost = (x - (w - 1.0)) / w  # what rounding 1 + x took, as a share of w
     # w = 2**k f with f in [sqrt(1/2), sqrt(2)): add the distance to sqrt(1/2) before cutting k off
@@ -228,7 +234,7 @@ def _log1p64(x: Any) -> Any:
 
 
 @device
-def tanh(x: Any) -> Any:
+def tanh(x):
     """Return tanh x and its derivative 1 - tanh^2 = 4 e / (1 + e)^2, with e = exp(-2 |x|).
 
     In float64. Near 0, where (1 - e) / (1 + e) cancels, tanh is taken by its series.

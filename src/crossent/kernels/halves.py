@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import overload
 
+from crossent.kernels.compiler import device_overload
 from crossent.kernels.intrinsics import intrinsic
 
 
-def _like(x: Any, element: Any) -> Any:
+def _like(x, element):
     """Return the type of a number, or of a vector of them if x is one."""
     return ir.VectorType(element, x.type.count) if isinstance(x.type, ir.VectorType) else element
 
@@ -25,7 +25,7 @@ def _constant(x: Any, value: int) -> Any:
     return ir.Constant(x.type, [value] * lanes if lanes else value)
 
 
-def widened(builder: Any, kind: Any, x: Any) -> Any:
+def widened(builder, kind, x):
     """Build the numbers that elements stand for; a bfloat16 is the upper half of a float32."""
     if kind == types.int16:
         half = builder.bitcast(x, _like(x, ir.HalfType()))
@@ -36,7 +36,7 @@ def widened(builder: Any, kind: Any, x: Any) -> Any:
     return x
 
 
-def narrowed(builder: Any, kind: Any, x: Any) -> Any:
+def narrowed(builder, kind, x):
     """Build the elements of a type nearest to numbers, ties to even; NaN stays NaN."""
     if kind == types.int16:
         half = builder.fptrunc(x, _like(x, ir.HalfType()))
@@ -51,25 +51,25 @@ def narrowed(builder: Any, kind: Any, x: Any) -> Any:
     return x
 
 
-def _reader(kind: Any) -> Any:
+def _reader(kind):
     """Make the intrinsic that returns the float32 of a half type's bits."""
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         return widened(builder, kind, arguments[0])
 
-    def typed(typing_context: Any, x: Any) -> Any:
+    def typed(typing_context, x):
         return types.float32(kind), lower
 
     return intrinsic(typed)
 
 
-def _writer(kind: Any) -> Any:
+def _writer(kind):
     """Make the intrinsic that returns the bits of the half type's number nearest to a float32."""
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         return narrowed(builder, kind, arguments[0])
 
-    def typed(typing_context: Any, x: Any) -> Any:
+    def typed(typing_context, x):
         return kind(types.float32), lower
 
     return intrinsic(typed)
@@ -79,13 +79,13 @@ from_float16, to_float16 = _reader(types.int16), _writer(types.int16)
 from_bfloat16, to_bfloat16 = _reader(types.uint16), _writer(types.uint16)
 
 
-def read(x: Any) -> Any:
+def read(x):
     """Return the number that an element stands for."""
     raise AssertionError("kernels are compiled")
 
 
-@overload(read, strict=False)
-def _read(x: Any) -> Any:
+@device_overload(read)
+def _read(x):
     if x == types.int16:
         return lambda x: from_float16(x)
     if x == types.uint16:
@@ -93,32 +93,32 @@ def _read(x: Any) -> Any:
     return lambda x: x
 
 
-def put(out: Any, j: Any, value: Any) -> Any:
+def put(out, j, value):
     """Store a number as the j-th element of out."""
     raise AssertionError("kernels are compiled")
 
 
-@overload(put, strict=False)
-def _put(out: Any, j: Any, value: Any) -> Any:
-    def as_float16(out, j, value):  # type: ignore[no-untyped-def]
+@device_overload(put)
+def _put(out, j, value):
+    def as_float16(out, j, value):
         out[j] = to_float16(np.float32(value))
 
-    def as_bfloat16(out, j, value):  # type: ignore[no-untyped-def]
+    def as_bfloat16(out, j, value):
         out[j] = to_bfloat16(np.float32(value))
 
-    def as_it_is(out, j, value):  # type: ignore[no-untyped-def]
+    def as_it_is(out, j, value):
         out[j] = value
 
     return {types.int16: as_float16, types.uint16: as_bfloat16}.get(out.dtype, as_it_is)
 
 
-def scratch_like(array: Any, size: Any) -> Any:
+def scratch_like(array, size):
     """Return uninitialised memory of the type that the array is computed in."""
     raise AssertionError("kernels are compiled")
 
 
-@overload(scratch_like, strict=False)
-def _scratch_like(array: Any, size: Any) -> Any:
+@device_overload(scratch_like)
+def _scratch_like(array, size):
     if array.dtype in (types.int16, types.uint16):
         return lambda array, size: np.empty(size, np.float32)
     return lambda array, size: np.empty(size, array.dtype)

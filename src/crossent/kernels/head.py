@@ -4,8 +4,6 @@ Half types converted where they are multiplied; the few entries of a peaked grad
 keeps, and the two products with nothing but them; statistics of rows of scores.
 """
 
-from typing import Any
-
 import numpy as np
 
 from crossent.kernels.compiler import device, kernel
@@ -18,7 +16,7 @@ BLOCK = 64  # entries that are passed over at a time: nearly all of a peaked gra
 
 
 @kernel
-def convert(source: Any, out: Any) -> None:
+def convert(source, out):
     """Store the numbers of one array in another, where either may hold a half type's bits."""
     source, out = borrowed(source), borrowed(out)
     for i in range(source.shape[0]):
@@ -31,7 +29,7 @@ def convert(source: Any, out: Any) -> None:
 
 
 @device
-def greatest(block: Any) -> Any:
+def greatest(block):
     """Return the greatest absolute value, NaN if there is a NaN."""
     found = block.dtype.type(0.0)
     for j in range(block.size):
@@ -40,7 +38,7 @@ def greatest(block: Any) -> Any:
 
 
 @device
-def absolute_sum(block: Any) -> Any:
+def absolute_sum(block):
     """Return the sum of absolute values."""
     total = block.dtype.type(0.0)
     for j in range(block.size):
@@ -49,7 +47,7 @@ def absolute_sum(block: Any) -> Any:
 
 
 @kernel
-def weigh_entries(slope: Any, tolerance: Any, kept: Any, total: Any, top: Any) -> None:
+def weigh_entries(slope, tolerance, kept, total, top):
     """Store of each row how many entries exceed the tolerance; sum and maximum of the others."""
     slope = borrowed(slope)
     for i in range(slope.shape[0]):
@@ -72,7 +70,7 @@ def weigh_entries(slope: Any, tolerance: Any, kept: Any, total: Any, top: Any) -
 
 
 @kernel
-def pick_entries(slope: Any, tolerance: Any, starts: Any, classes: Any, values: Any) -> None:
+def pick_entries(slope, tolerance, starts, classes, values):
     """Store the entries that exceed the tolerance: those of row i from starts[i] on."""
     slope = borrowed(slope)
     for i in range(slope.shape[0]):
@@ -88,7 +86,7 @@ def pick_entries(slope: Any, tolerance: Any, starts: Any, classes: Any, values: 
 
 
 @kernel
-def times_weight(starts: Any, classes: Any, values: Any, weight: Any, out: Any) -> None:
+def times_weight(starts, classes, values, weight, out):
     """Store G W, for the picked entries of G."""
     weight, out = borrowed(weight), borrowed(out)
     for i in range(out.shape[0]):
@@ -101,9 +99,7 @@ def times_weight(starts: Any, classes: Any, values: Any, weight: Any, out: Any) 
 
 
 @kernel
-def add_times_features(
-    starts: Any, classes: Any, values: Any, features: Any, first: Any, stop: Any, out: Any
-) -> None:
+def add_times_features(starts, classes, values, features, first, stop, out):
     """Add G^T X to the rows of out from class first to stop, for the picked entries of G."""
     features, out = borrowed(features), borrowed(out)
     for i in range(features.shape[0]):
@@ -121,7 +117,7 @@ def add_times_features(
 
 
 @device
-def rank_of(row: Any, target: Any) -> Any:
+def rank_of(row, target):
     """Return 1 and how many scores stand ahead of the target's; of equal ones the first does."""
     score, ahead = row[target], 1
     for j in range(target):
@@ -132,9 +128,7 @@ def rank_of(row: Any, target: Any) -> Any:
 
 
 @kernel
-def row_statistics(
-    logits: Any, targets: Any, softcap: Any, sharpness: Any, lse: Any, entropy: Any, rank: Any
-) -> None:
+def row_statistics(logits, targets, softcap, sharpness, lse, entropy, rank):
     """Store logsumexp and entropy of the scores, and the rank of the target; softcap 0 for none."""
     logits = borrowed(logits)
     scratch = np.empty(logits.shape[1])

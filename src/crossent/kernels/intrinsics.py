@@ -9,6 +9,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
 
 # Numba's own annotations describe the typing function, not what kernels call.
@@ -18,45 +19,41 @@ intrinsic: Any = numba_intrinsic
 def _call(name: str, builder: Any, result: Any, arguments: Any) -> Any:
     """Call the LLVM intrinsic `name`, overloaded on the types of its arguments."""
     kinds = [argument.type for argument in arguments]
-    overloads = kinds if name == "llvm.ldexp" else kinds[:1]
     function = ir.FunctionType(result, kinds)
-    return builder.call(builder.module.declare_intrinsic(name, overloads, function), arguments)
+    return builder.call(builder.module.declare_intrinsic(name, kinds[:1], function), arguments)
 
 
 def _same_type_intrinsic(name: str, arity: int) -> Any:
     """Make a Numba intrinsic of `arity` arguments of one type from an LLVM one."""
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         return _call(name, builder, arguments[0].type, arguments)
 
     if arity == 1:
 
-        def unary(typing_context: Any, a: Any) -> Any:
+        def unary(typing_context, a):
             return a(a), lower
 
         return intrinsic(unary)
 
-    def binary(typing_context: Any, a: Any, b: Any) -> Any:
+    def binary(typing_context, a, b):
         return a(a, a), lower
 
     return intrinsic(binary)
 
 
-round_even = _same_type_intrinsic("llvm.rint", 1)  # to the nearest whole number
-maximum = _same_type_intrinsic(
-    "llvm.maximum", 2
-)  # NaN if either is; Python's max is not vectorised
+maximum = _same_type_intrinsic("llvm.maximum", 2)  # NaN if either is; Python's is no vector's
 magnitude = _same_type_intrinsic("llvm.fabs", 1)
 
 
 @intrinsic
-def larger(typing_context: Any, a: Any, b: Any) -> Any:
+def larger(typing_context, a, b):
     """Return the larger of two numbers, for a chain of them that vectorises; NaN may get lost.
 
     One instruction where `maximum` takes six, which must let NaN through and tell 0 from -0.
     """
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         above = builder.fcmp_ordered(">", *arguments, flags=("nnan", "nsz"))
         return builder.select(above, *arguments, flags=("nnan", "nsz"))
 
@@ -64,95 +61,89 @@ def larger(typing_context: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
-def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+def fma(typing_context, a, b, c):
     """Return a * b + c with one rounding."""
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         return builder.fma(*arguments)
 
     return a(a, a, a), lower
 
 
 @intrinsic
-def reordered_add(typing_context: Any, a: Any, b: Any) -> Any:
+def reordered_add(typing_context, a, b):
     """Return a + b, where a chain of them may be summed in any order, so that it vectorises."""
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         return builder.fadd(*arguments, flags=("reassoc", "nsz"))
 
     return a(a, a), lower
 
 
 @intrinsic
-def scale_by_power(typing_context: Any, a: Any, k: Any) -> Any:
-    """Return a * 2**k for a near 1 and a whole float k, rounded once, subnormal results included.
+def power_at_end(typing_context, t):
+    """Return 2**k, where the last bits of t hold the exponent k as floats hold theirs: biased."""
+    integer, mantissa = (ir.IntType(32), 23) if t == types.float32 else (ir.IntType(64), 52)
 
-    AVX-512 has an instruction for it. Elsewhere the general one would be a call per element, and
-    two factors 2**(k / 2), made by shifting bits, do: only the second product may round.
-    """
+    def lower(context, builder, signature, arguments):
+        shifted = builder.shl(builder.bitcast(arguments[0], integer), integer(mantissa))
+        return builder.bitcast(shifted, arguments[0].type)
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        exponent = builder.fptosi(arguments[1], ir.IntType(32))
-        if "+avx512f" in context.codegen().magic_tuple()[2]:
-            return _call("llvm.ldexp", builder, arguments[0].type, [arguments[0], exponent])
-        half = builder.ashr(exponent, ir.IntType(32)(1))
-        first = builder.fmul(arguments[0], _power_of_two(builder, half, arguments[0].type))
-        rest = builder.sub(exponent, half)
-        return builder.fmul(first, _power_of_two(builder, rest, arguments[0].type))
-
-    return a(a, a), lower
-
-
-def _power_of_two(builder: Any, exponent: Any, result: Any) -> Any:
-    """Build 2**exponent from its bits."""
-    size, bias, mantissa = (64, 1023, 52) if result == ir.DoubleType() else (32, 127, 23)
-    integer = ir.IntType(size)
-    wide = builder.sext(exponent, integer) if size == 64 else exponent
-    return builder.bitcast(builder.shl(builder.add(wide, integer(bias)), integer(mantissa)), result)
+    return t(t), lower
 
 
 @intrinsic
-def bits(typing_context: Any, a: Any) -> Any:
+def bits(typing_context, a):
     """Return the bits of a float64 as an int64."""
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.IntType(64))
 
     return types.int64(types.float64), lower
 
 
 @intrinsic
-def from_bits(typing_context: Any, a: Any) -> Any:
+def from_bits(typing_context, a):
     """Return the float64 whose bits are the int64 a."""
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.DoubleType())
 
     return types.float64(types.int64), lower
 
 
 @intrinsic
-def borrowed(typing_context: Any, array: Any) -> Any:
-    """Return the array without its owner, whose memory the caller keeps.
+def borrowed(typing_context, given):
+    """Return an array without its owner, whose memory the caller keeps; or a tuple of such arrays.
 
     Numba counts references to the owner, atomically, for every row that is sliced off: 100 ns a
     row, and more when two threads at work on one array hand that counter to each other.
     """
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        view = context.make_array(signature.args[0])(context, builder, value=arguments[0])
-        view.meminfo = ir.Constant(view.meminfo.type, None)
-        view.parent = ir.Constant(view.parent.type, None)
-        return view._getvalue()
+    def lower(context, builder, signature, arguments):
+        return _without_owner(context, builder, given, arguments[0])
 
-    return array(array), lower
+    return given(given), lower
+
+
+def _without_owner(context, builder, kind, value):
+    if isinstance(kind, (types.Tuple, types.UniTuple)):
+        pairs = zip(kind.types, cgutils.unpack_tuple(builder, value), strict=True)
+        bare = [_without_owner(context, builder, *pair) for pair in pairs]
+        return context.make_tuple(builder, kind, bare)
+    if not isinstance(kind, types.Array):
+        return value
+    view = context.make_array(kind)(context, builder, value=value)
+    view.meminfo = ir.Constant(view.meminfo.type, None)
+    view.parent = ir.Constant(view.parent.type, None)
+    return view._getvalue()
 
 
 @intrinsic
-def element_at(typing_context: Any, like: Any, address: Any, i: Any) -> Any:
+def element_at(typing_context, like, address, i):
     """Return the i-th element of memory at an address that holds elements of an array's type."""
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         kind = context.get_data_type(like.dtype)
         begin = builder.inttoptr(arguments[1], kind.as_pointer())
         return builder.load(builder.gep(begin, [arguments[2]]))
@@ -161,20 +152,37 @@ def element_at(typing_context: Any, like: Any, address: Any, i: Any) -> Any:
 
 
 @intrinsic
-def keep(typing_context: Any, array: Any) -> Any:
+def fetch(typing_context, array, i):
+    """Ask for the line of memory with an array's i-th element; nothing waits for it."""
+
+    def lower(context, builder, signature, arguments):
+        view = context.make_array(array)(context, builder, value=arguments[0])
+        place = builder.gep(view.data, [arguments[1]])
+        number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, nearest, data = number(0), number(3), number(1)
+        builder.call(prefetch, [builder.bitcast(place, byte), read, nearest, data])
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp), lower
+
+
+@intrinsic
+def keep(typing_context, array):
     """Keep the owner of borrowed scratch memory alive until here."""
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         return context.get_dummy_value()
 
     return types.none(array), lower
 
 
 @intrinsic
-def select(typing_context: Any, condition: Any, a: Any, b: Any) -> Any:
+def select(typing_context, condition, a, b):
     """Return a if condition else b, both computed: never a branch, which may stop vectors."""
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         return builder.select(*arguments)
 
     return a(types.boolean, a, a), lower

@@ -1,7 +1,5 @@
 """One look over targets, before anything is computed from them."""
 
-from typing import Any
-
 from crossent.kernels.compiler import kernel
 from crossent.kernels.elementary import add_exactly
 from crossent.kernels.intrinsics import reordered_add
@@ -9,7 +7,7 @@ from crossent.kernels.rows import BLOCK, sum_of
 
 
 @kernel
-def scan_indices(targets: Any, classes: Any, ignore_index: Any, sums: Any) -> None:
+def scan_indices(targets, classes, ignore_index, sums):
     """Add to sums how many targets are ignored, and how many are neither that nor a class."""
     ignored, bad = 0, 0
     for i in range(targets.size):
@@ -21,9 +19,7 @@ def scan_indices(targets: Any, classes: Any, ignore_index: Any, sums: Any) -> No
 
 
 @kernel
-def weigh_indices(
-    targets: Any, ignore_index: Any, row_weight: Any, class_weight: Any, indices: Any, weights: Any
-) -> None:
+def weigh_indices(targets, ignore_index, row_weight, class_weight, indices, weights):
     """Store class indices, 0 where one is ignored, and each row's weight, 0 where it takes no part.
 
     weights (2, N) takes row_weight, and row_weight * class_weight[target]; an empty row_weight (N,)
@@ -38,7 +34,7 @@ def weigh_indices(
 
 
 @kernel
-def scan_masses(values: Any, sums: Any) -> None:
+def scan_masses(values, sums):
     """Add to sums[0] the total of a vector, to sums[1] how many are not in [0, 1]; NaN is not.
 
     sums[2] takes what rounding sums[0] loses.
@@ -52,7 +48,7 @@ def scan_masses(values: Any, sums: Any) -> None:
 
 
 @kernel
-def scan_weighted_masses(targets: Any, class_weight: Any, row_weight: Any, sums: Any) -> None:
+def scan_weighted_masses(targets, class_weight, row_weight, sums):
     """Do what `scan_masses` does for rows: their weighted total, and only those of weight > 0.
 
     An empty class_weight (C,) or row_weight (N,) stands for ones.
@@ -71,7 +67,7 @@ def scan_weighted_masses(targets: Any, class_weight: Any, row_weight: Any, sums:
 
 
 @kernel
-def take_indices(targets: Any, indices: Any, sums: Any) -> None:
+def take_indices(targets, indices, sums):
     """Store where each row has its 1, and add to sums[0] how many rows are one-hot."""
     for i in range(targets.shape[0]):
         row, ones, zeros, at = targets[i], 0, 0, 0

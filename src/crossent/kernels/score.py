@@ -1,13 +1,12 @@
 """Predictions judged, a tile of rows at a time: loss, rank, confidence, Brier score, added up.
 
 Letters: N rows, C classes. A tile is turned on the way in, so that lane i of every vector is row i
-and no vector is left half empty by a row of three classes (as in tiles.py). Every row ends in a
+and no vector is left half empty by a row of three classes (as in tile.py). Every row ends in a
 state: FINE and INFINITE ones take part, IGNORED ones do not, and any later state is an error that
 the caller puts into words.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -39,24 +38,24 @@ LARGEST = 1.7976931348623157e308
 
 @kernel
 def score_rows(
-    rows: Any,
-    addresses: Any,
-    start: Any,
-    stop: Any,
-    keys: Any,
-    low: Any,
-    classes: Any,
-    row_weight: Any,
-    are_logits: Any,
-    renormalize: Any,
-    clip: Any,
-    tolerance: Any,
-    states: Any,
-    per_class: Any,
-    per_bin: Any,
-    hits: Any,
-    rest: Any,
-) -> None:
+    rows,
+    addresses,
+    start,
+    stop,
+    keys,
+    low,
+    classes,
+    row_weight,
+    are_logits,
+    renormalize,
+    clip,
+    tolerance,
+    states,
+    per_class,
+    per_bin,
+    hits,
+    rest,
+):
     """Add what rows start to stop contribute; write the states of those that are not FINE.
 
     Predictions are rows (N, C), or, where `addresses` (C,) is not empty, columns that begin at
@@ -133,7 +132,7 @@ def score_rows(
 
 
 @device
-def gather(like: Any, addresses: Any, first: Any, last: Any, work: Any) -> None:
+def gather(like, addresses, first, last, work):
     """Copy a stretch of every column into work."""
     for j in range(work.shape[0]):
         lane, address = work[j], addresses[j]
@@ -142,9 +141,7 @@ def gather(like: Any, addresses: Any, first: Any, last: Any, work: Any) -> None:
 
 
 @device
-def take_classes(
-    keys: Any, low: Any, classes: Any, work: Any, code: Any, target: Any, own: Any
-) -> None:
+def take_classes(keys, low, classes, work, code, target, own):
     """Store the class of every row, or minus its state; as target 0 for none; and its entry."""
     for i in range(code.size):
         code[i] = -IGNORED
@@ -157,7 +154,7 @@ def take_classes(
 
 
 @device
-def count_above(work: Any, own: Any, target: Any, rank: Any) -> None:
+def count_above(work, own, target, rank):
     """Store how many classes come before the target: larger ones, and equal ones to its left."""
     for i in range(rank.size):
         rank[i] = 0
@@ -169,7 +166,7 @@ def count_above(work: Any, own: Any, target: Any, rank: Any) -> None:
 
 
 @device
-def load_row_weight(row_weight: Any, first: Any, last: Any, weight: Any) -> None:
+def load_row_weight(row_weight, first, last, weight):
     """Store the weights of the rows, 1 if there are none."""
     if row_weight.size:
         for i in range(last - first):
@@ -183,7 +180,7 @@ def load_row_weight(row_weight: Any, first: Any, last: Any, weight: Any) -> None
 
 
 @device
-def survey(work: Any, total: Any, squares: Any, greatest: Any, least: Any) -> None:
+def survey(work, total, squares, greatest, least):
     """Store every row's sum, sum of squares, maximum, and maximum of -p; NaN is in the sum."""
     for i in range(total.size):
         total[i], squares[i] = 0.0, 0.0
@@ -200,7 +197,7 @@ def survey(work: Any, total: Any, squares: Any, greatest: Any, least: Any) -> No
 
 
 @device
-def take_wholes(total: Any, renormalize: Any, whole: Any, inverse: Any) -> None:
+def take_wholes(total, renormalize, whole, inverse):
     """Store what the probabilities of a row are divided by, 1 unless renormalized; and 1 / that."""
     for i in range(whole.size):
         whole[i], inverse[i] = 1.0, 1.0
@@ -210,9 +207,7 @@ def take_wholes(total: Any, renormalize: Any, whole: Any, inverse: Any) -> None:
 
 
 @device
-def check_probabilities(
-    total: Any, greatest: Any, least: Any, inverse: Any, bound: Any, tolerance: Any, state: Any
-) -> None:
+def check_probabilities(total, greatest, least, inverse, bound, tolerance, state):
     """Store FINE, OUTSIDE for an entry outside [0, bound], NOT_ONE for a row with another sum."""
     for i in range(state.size):
         sums_to_one = magnitude(total[i] * inverse[i] - 1.0) <= tolerance
@@ -222,17 +217,7 @@ def check_probabilities(
 
 
 @device
-def judge_probabilities(
-    own: Any,
-    greatest: Any,
-    squares: Any,
-    whole: Any,
-    inverse: Any,
-    clip: Any,
-    loss: Any,
-    confidence: Any,
-    brier: Any,
-) -> None:
+def judge_probabilities(own, greatest, squares, whole, inverse, clip, loss, confidence, brier):
     """Store -ln p of the target, the largest p, and sum (p - y)^2.
 
     ln p is taken of (1 - p) / p, which keeps both tails: 1 - p is exact from one half up.
@@ -257,7 +242,7 @@ def judge_probabilities(
 
 
 @device
-def take_maxima(work: Any, m: Any, rows: Any) -> None:
+def take_maxima(work, m, rows):
     """Store the maxima of so many rows, whatever NaN is among them; replace +inf by its limit."""
     for i in range(m.size):
         m[i] = work[0, i]
@@ -271,7 +256,7 @@ def take_maxima(work: Any, m: Any, rows: Any) -> None:
 
 
 @device
-def take_targets(work: Any, target: Any, own: Any) -> None:
+def take_targets(work, target, own):
     """Take the targets' scores out of work, into own."""
     for i in range(own.size):
         own[i] = work[U64(target[i]), U64(i)]
@@ -279,7 +264,7 @@ def take_targets(work: Any, target: Any, own: Any) -> None:
 
 
 @device
-def exponentiate(work: Any, m: Any, partial: Any, others: Any, lost: Any) -> None:
+def exponentiate(work, m, partial, others, lost):
     """Replace work by exp(work - m), raised; sum it over the classes, a few and then exactly."""
     for i in range(others.size):
         others[i], lost[i] = 0.0, 0.0
@@ -300,7 +285,7 @@ def exponentiate(work: Any, m: Any, partial: Any, others: Any, lost: Any) -> Non
 
 
 @device
-def add_up_squares(work: Any, squares: Any) -> None:
+def add_up_squares(work, squares):
     """Store every row's sum of squared exponentials, the target's left out, lowered again."""
     lower = lowering(work)
     for i in range(squares.size):
@@ -313,17 +298,7 @@ def add_up_squares(work: Any, squares: Any) -> None:
 
 
 @device
-def judge_scores(
-    m: Any,
-    score: Any,
-    others: Any,
-    squares: Any,
-    clip: Any,
-    loss: Any,
-    confidence: Any,
-    brier: Any,
-    state: Any,
-) -> None:
+def judge_scores(m, score, others, squares, clip, loss, confidence, brier, state):
     """Store the same for p = exp / total, whose maximum is 1 / total; OUTSIDE where it is NaN."""
     most = -math.log(clip) if clip > 0.0 else np.inf
     for i in range(loss.size):
@@ -341,7 +316,7 @@ def judge_scores(
 
 
 @device
-def settle(code: Any, weight: Any, loss: Any, confidence: Any, brier: Any, state: Any) -> Any:
+def settle(code, weight, loss, confidence, brier, state):
     """Settle every row's state, zero what takes no part; return whether any is not FINE."""
     worst = 0
     for i in range(state.size):
@@ -357,7 +332,7 @@ def settle(code: Any, weight: Any, loss: Any, confidence: Any, brier: Any, state
 
 
 @device
-def weighted_sum(values: Any, weight: Any) -> Any:
+def weighted_sum(values, weight):
     """Return the sum of weight times value."""
     total = 0.0
     for i in range(values.size):
@@ -366,7 +341,7 @@ def weighted_sum(values: Any, weight: Any) -> Any:
 
 
 @device
-def weight_up_to(rank: Any, k: Any, weight: Any) -> Any:
+def weight_up_to(rank, k, weight):
     """Return the weight of the rows with at most k classes before the target."""
     total = 0.0
     for i in range(rank.size):
@@ -375,9 +350,7 @@ def weight_up_to(rank: Any, k: Any, weight: Any) -> Any:
 
 
 @device
-def enter(
-    target: Any, weight: Any, loss: Any, right: Any, state: Any, per_class: Any, rows: Any
-) -> None:
+def enter(target, weight, loss, right, state, per_class, rows):
     """Add every row to its class."""
     for i in range(rows):
         c = U64(target[i])
@@ -388,9 +361,7 @@ def enter(
 
 
 @device
-def enter_bins(
-    place: Any, weight: Any, confidence: Any, right: Any, per_bin: Any, rows: Any
-) -> None:
+def enter_bins(place, weight, confidence, right, per_bin, rows):
     """Add every row to the bin of its confidence."""
     for i in range(rows):
         b = U64(place[i])

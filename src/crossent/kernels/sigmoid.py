@@ -11,13 +11,10 @@ Letters: n samples of J outputs. An empty weight array stands for ones, an empty
 gradient (n, J) is not wanted.
 """
 
-from typing import Any
-
 import numpy as np
 from numba import types
-from numba.extending import overload
 
-from crossent.kernels.compiler import device, kernel
+from crossent.kernels.compiler import device, device_overload, kernel
 from crossent.kernels.elementary import F64, add_exactly, at_least, exp_of_negative, log1p
 from crossent.kernels.halves import put, read, scratch_like
 from crossent.kernels.intrinsics import fma, magnitude, reordered_add, select
@@ -28,7 +25,7 @@ WIDE_BLOCK = 256  # float64: a block's sum is added exactly, within it rounding 
 
 
 @device
-def both_sigmoids(z: Any) -> Any:
+def both_sigmoids(z):
     """Return sigmoid(z), sigmoid(-z) and exp(-|z|)."""
     zero, one = type(z)(0.0), type(z)(1.0)
     e = exp_of_negative(-magnitude(z))
@@ -38,7 +35,7 @@ def both_sigmoids(z: Any) -> Any:
 
 
 @device
-def binary(z: Any, a: Any, b: Any) -> Any:
+def binary(z, a, b):
     """Return the binary cross-entropy and its derivative for masses a on 1 and b on 0."""
     zero = type(z)(0.0)
     up, down, e = both_sigmoids(z)
@@ -49,7 +46,7 @@ def binary(z: Any, a: Any, b: Any) -> Any:
 
 
 @device
-def quadratic(z: Any, a: Any, b: Any) -> Any:
+def quadratic(z, a, b):
     """Return half the squared error and its derivative, for a target a and b = 1 - a.
 
     In float64, because squaring doubles the relative error of r.
@@ -60,9 +57,7 @@ def quadratic(z: Any, a: Any, b: Any) -> Any:
 
 
 @device
-def block(
-    z: Any, y: Any, pos_weight: Any, pull: Any, smoothing: Any, losses: Any, out: Any
-) -> None:
+def block(z, y, pos_weight, pull, smoothing, losses, out):
     """Store the losses of one block, and its gradient if wanted, times pull = weight * scale."""
     kind = type(read(z[0]))
     zero, one, half = kind(0.0), kind(1.0), kind(0.5)
@@ -80,7 +75,7 @@ def block(
 
 
 @device
-def weigh(each: Any, weight: Any, losses: Any) -> Any:
+def weigh(each, weight, losses):
     """Return the weighted sum of a block's losses, storing them if wanted.
 
     In float64, where a weight may be larger or smaller than float32 can be; and in a loop of its
@@ -97,38 +92,38 @@ def weigh(each: Any, weight: Any, losses: Any) -> Any:
     return total
 
 
-def flat(array: Any) -> Any:
+def flat(array):
     """Return an array as one vector; None stays None."""
     raise AssertionError("kernels are compiled")
 
 
-@overload(flat, strict=False)
-def _flat(array: Any) -> Any:
+@device_overload(flat)
+def _flat(array):
     if isinstance(array, types.NoneType):
         return lambda array: None
     return lambda array: array.reshape(array.size)
 
 
-def part(array: Any, start: Any, stop: Any) -> Any:
+def part(array, start, stop):
     """Return a stretch of a vector; None stays None."""
     raise AssertionError("kernels are compiled")
 
 
-@overload(part, strict=False)
-def _part(array: Any, start: Any, stop: Any) -> Any:
+@device_overload(part)
+def _part(array, start, stop):
     if isinstance(array, types.NoneType):
         return lambda array, start, stop: None
     return lambda array, start, stop: array[start:stop]
 
 
-def repeat(values: Any, like: Any) -> Any:
+def repeat(values, like):
     """Return values over and over, in an array like another; None stays None."""
     raise AssertionError("kernels are compiled")
 
 
-@overload(repeat, strict=False)
-def _repeat(values: Any, like: Any) -> Any:
-    def over_and_over(values, like):  # type: ignore[no-untyped-def]
+@device_overload(repeat)
+def _repeat(values, like):
+    def over_and_over(values, like):
         repeated = np.empty_like(like)
         for i in range(like.size):
             repeated[i] = values[i % values.size]
@@ -140,7 +135,7 @@ def _repeat(values: Any, like: Any) -> Any:
 
 
 @device
-def fill_weights(weight: Any, start: Any, outputs: Any, scale: Any, buffer: Any, pull: Any) -> None:
+def fill_weights(weight, start, outputs, scale, buffer, pull):
     """Lay the weights of the rows from `start` over the outputs of a block."""
     for i in range(buffer.size // outputs):
         for j in range(outputs):
@@ -149,17 +144,7 @@ def fill_weights(weight: Any, start: Any, outputs: Any, scale: Any, buffer: Any,
 
 
 @kernel
-def sigmoid_rows(
-    logits: Any,
-    targets: Any,
-    pos_weight: Any,
-    weight: Any,
-    smoothing: Any,
-    scale: Any,
-    losses: Any,
-    gradient: Any,
-    sums: Any,
-) -> None:
+def sigmoid_rows(logits, targets, pos_weight, weight, smoothing, scale, losses, gradient, sums):
     """Add the weighted losses to sums[0]; store losses and gradient (times scale), None: neither.
 
     pos_weight (J,) selects the binary cross-entropy, None the quadratic cost. weight is (n, 1),
@@ -196,7 +181,7 @@ def sigmoid_rows(
 
 
 @kernel
-def sigmoid_each(logits: Any, logarithm: Any, out: Any) -> None:
+def sigmoid_each(logits, logarithm, out):
     """Store sigmoid(z), or its logarithm -softplus(-z), of one long vector."""
     for i in range(logits.size):
         z = read(logits[i])

@@ -13,13 +13,10 @@ Rows are worked on in strips (see strips.py). Targets are class indices (N,) or 
 empty row_weight (N,) stands for ones; empty losses (N,) or gradient (N, C) are not wanted.
 """
 
-from typing import Any
-
 import numpy as np
 from numba import types
-from numba.extending import overload
 
-from crossent.kernels.compiler import device, kernel
+from crossent.kernels.compiler import device, device_overload, kernel
 from crossent.kernels.elementary import F64, add_exactly, exp_of_difference, log1p, tanh
 from crossent.kernels.halves import read
 from crossent.kernels.intrinsics import borrowed, keep, maximum, select
@@ -43,7 +40,7 @@ FOLD = 8  # steps whose partial sums are then added exactly
 
 
 @device
-def transform(scores: Any, slope: Any, softcap: Any, temperature: Any) -> None:
+def transform(scores, slope, softcap, temperature):
     """Replace logits by softcap tanh(logits / softcap) / temperature, and keep the derivative."""
     sharpness = 1.0 / temperature
     if softcap > 0.0:
@@ -56,7 +53,7 @@ def transform(scores: Any, slope: Any, softcap: Any, temperature: Any) -> None:
 
 
 @device
-def load_scores(logits: Any, work: Any, slope: Any, m: Any, softcap: Any, temperature: Any) -> None:
+def load_scores(logits, work, slope, m, softcap, temperature):
     """Load logits, turn them into scores, find the rows' maxima."""
     classes = logits.shape[1]
     load(logits, work, -np.inf)
@@ -64,24 +61,24 @@ def load_scores(logits: Any, work: Any, slope: Any, m: Any, softcap: Any, temper
     take_maxima(work, m)
 
 
-def load_masses(targets: Any, mass: Any, gain: Any, base: Any) -> None:
+def load_masses(targets, mass, gain, base):
     """Set mass to gain * c + base, where c are the rows' targets."""
     raise AssertionError("kernels are compiled")
 
 
-def unload_masses(targets: Any, mass: Any, base: Any) -> None:
+def unload_masses(targets, mass, base):
     """Take out of mass what the next rows must not find."""
     raise AssertionError("kernels are compiled")
 
 
-@overload(load_masses, jit_options={"error_model": "numpy"})
-def _load_masses(targets: Any, mass: Any, gain: Any, base: Any) -> Any:
-    def indices(targets: Any, mass: Any, gain: Any, base: Any) -> None:
+@device_overload(load_masses)
+def _load_masses(targets, mass, gain, base):
+    def indices(targets, mass, gain, base):
         for i in range(targets.size):  # mass is base already, but for the targets
             s, lane = place(mass, i, targets[i])
             mass[s, lane] += gain[s, lane]
 
-    def probabilities(targets: Any, mass: Any, gain: Any, base: Any) -> None:
+    def probabilities(targets, mass, gain, base):
         load(targets, mass, 0.0)
         c, factor, rest = mass.reshape(mass.size), gain.reshape(mass.size), base.reshape(mass.size)
         for i in range(c.size):
@@ -90,21 +87,21 @@ def _load_masses(targets: Any, mass: Any, gain: Any, base: Any) -> Any:
     return indices if isinstance(targets.dtype, types.Integer) else probabilities
 
 
-@overload(unload_masses, jit_options={"error_model": "numpy"})
-def _unload_masses(targets: Any, mass: Any, base: Any) -> Any:
-    def indices(targets: Any, mass: Any, base: Any) -> None:
+@device_overload(unload_masses)
+def _unload_masses(targets, mass, base):
+    def indices(targets, mass, base):
         for i in range(targets.size):
             s, lane = place(mass, i, targets[i])
             mass[s, lane] = base[s, lane]
 
-    def probabilities(targets: Any, mass: Any, base: Any) -> None:
+    def probabilities(targets, mass, base):
         pass
 
     return indices if isinstance(targets.dtype, types.Integer) else probabilities
 
 
 @device
-def load_weights(row_weight: Any, start: Any, stop: Any, weight: Any) -> None:
+def load_weights(row_weight, start, stop, weight):
     """Give every row its weight, 1 if there are none."""
     for i in range(stop - start):
         weight[i] = row_weight[start + i] if row_weight.size else 1.0
@@ -112,7 +109,7 @@ def load_weights(row_weight: Any, start: Any, stop: Any, weight: Any) -> None:
 
 
 @device
-def add_up(work: Any, mass: Any, m: Any, sums: Any, partial: Any, lost: Any) -> None:
+def add_up(work, mass, m, sums, partial, lost):
     """Replace work by exp(work - m) and add up, row by row.
 
     LESS = sum of exp and REST = sum of t, both over s_j < m; TIES = how many s_j = m;
@@ -131,21 +128,21 @@ def add_up(work: Any, mass: Any, m: Any, sums: Any, partial: Any, lost: Any) -> 
 
 
 @device
-def add_each(total: Any, x: Any) -> None:
+def add_each(total, x):
     """Add x to total, lane by lane: Numba's own array assignment takes seconds to compile."""
     for i in range(total.size):
         total[i] += x[i]
 
 
 @device
-def add_each_exactly(total: Any, lost: Any, x: Any) -> None:
+def add_each_exactly(total, lost, x):
     """Add x to total, lane by lane, and to lost what that rounds away."""
     for i in range(total.size):
         total[i], lost[i] = add_exactly(total[i], lost[i], x[i])
 
 
 @device
-def add_up_few(work: Any, mass: Any, m: Any, sums: Any) -> None:
+def add_up_few(work, mass, m, sums):
     """Do the work of `add_up` for a few steps, over which little rounding accumulates."""
     less, ties, rest, whole, gap = sums[LESS], sums[TIES], sums[REST], sums[WHOLE], sums[GAP]
     for s in range(work.shape[0]):
@@ -163,7 +160,7 @@ def add_up_few(work: Any, mass: Any, m: Any, sums: Any) -> None:
 
 
 @device
-def finish(sums: Any, weight: Any, scale: Any, loss: Any, factor: Any) -> None:
+def finish(sums, weight, scale, loss, factor):
     """Turn sums into the rows' weighted first terms and the factor of their gradients."""
     for i in range(different(weight)):
         log_total = log1p(sums[LESS, i] + (sums[TIES, i] - 1.0))
@@ -173,7 +170,7 @@ def finish(sums: Any, weight: Any, scale: Any, loss: Any, factor: Any) -> None:
 
 
 @device
-def report(weight: Any, loss: Any, start: Any, stop: Any, losses: Any, sums: Any) -> None:
+def report(weight, loss, start, stop, losses, sums):
     """Add losses to sums[0], what rounding loses to sums[2]; store them."""
     for i in range(stop - start):
         value = loss[i] if weight[i] != 0.0 else 0.0
@@ -183,7 +180,7 @@ def report(weight: Any, loss: Any, start: Any, stop: Any, losses: Any, sums: Any
 
 
 @device
-def store_gradient(work: Any, weight: Any, rows: Any) -> None:
+def store_gradient(work, weight, rows):
     """Store the strip, 0 for rows of weight 0 whatever their scores hold."""
     store(work, rows)
     for i in range(rows.shape[0]):
@@ -195,7 +192,7 @@ def store_gradient(work: Any, weight: Any, rows: Any) -> None:
 
 
 @device
-def take_second_maxima(work: Any, m: Any, second: Any) -> None:
+def take_second_maxima(work, m, second):
     """Store the largest score of every row in m, and the largest below it in second."""
     m[:] = -np.inf
     second[:] = -np.inf
@@ -211,7 +208,7 @@ def take_second_maxima(work: Any, m: Any, second: Any) -> None:
 
 
 @device
-def divide_others(work: Any, m: Any, second: Any, sums: Any, share: Any, distance: Any) -> None:
+def divide_others(work, m, second, sums, share, distance):
     """Store the softmax over all but the winner, and -ln of its denominator against the winner.
 
     Taken against the second maximum they neither underflow nor overflow, however far the winner
@@ -235,16 +232,7 @@ def divide_others(work: Any, m: Any, second: Any, sums: Any, share: Any, distanc
 
 
 @device
-def add_up_complements(
-    work: Any,
-    mass: Any,
-    others: Any,
-    total: Any,
-    distance: Any,
-    complement: Any,
-    pull: Any,
-    lost: Any,
-) -> None:
+def add_up_complements(work, mass, others, total, distance, complement, pull, lost):
     """Add up the second term, sum of (1 - c) (-ln(1 - p)), and the u of all but the winner.
 
     With odds o = p / (1 - p): -ln(1 - p) = ln(1 + o) and u = (p - c) / (1 - p) = (1 - c) o - c.
@@ -271,7 +259,7 @@ def add_up_complements(
 
 
 @device
-def winner_pull(work: Any, mass: Any, others: Any, pull: Any) -> None:
+def winner_pull(work, mass, others, pull):
     """Store others * u of the winner, 0 if there is none: (1 - c) exp - c others."""
     pull[:] = 0.0
     for s in range(work.shape[0]):
@@ -283,16 +271,7 @@ def winner_pull(work: Any, mass: Any, others: Any, pull: Any) -> None:
 
 
 @device
-def combine_two_terms(
-    work: Any,
-    mass: Any,
-    share: Any,
-    others: Any,
-    total: Any,
-    pull: Any,
-    winner: Any,
-    factor: Any,
-) -> None:
+def combine_two_terms(work, mass, share, others, total, pull, winner, factor):
     """Replace work by factor * [(1 - c_k) p_k - c_k (1 - p_k) - p_k sum of u_j over j != k]."""
     for s in range(work.shape[0]):
         e, c, part = work[s], mass[s], share[s]
@@ -309,16 +288,8 @@ def combine_two_terms(
 
 @kernel
 def two_term_rows(
-    logits: Any,
-    targets: Any,
-    row_weight: Any,
-    class_weight: Any,
-    smoothing: Any,
-    scale: Any,
-    losses: Any,
-    gradient: Any,
-    sums: Any,
-) -> None:
+    logits, targets, row_weight, class_weight, smoothing, scale, losses, gradient, sums
+):
     """Add the weighted losses to sums[0]; store losses (unscaled) and gradient (times scale).
 
     sums[2] takes what rounding sums[0] loses.
@@ -367,9 +338,7 @@ def two_term_rows(
 
 
 @kernel
-def softmax_rows(
-    logits: Any, softcap: Any, temperature: Any, logarithm: Any, lse: Any, out: Any
-) -> None:
+def softmax_rows(logits, softcap, temperature, logarithm, lse, out):
     """Store logsumexp in lse (N,) and the softmax, or its logarithm, in out (N, C) if not empty."""
     logits, out = borrowed(logits), borrowed(out)
     scratch = new_strips(4, logits.shape[1])
@@ -404,28 +373,28 @@ def softmax_rows(
 
 
 @device
-def copy_each(source: Any, target: Any) -> None:
+def copy_each(source, target):
     """Copy, lane by lane."""
     for i in range(target.size):
         target[i] = source[i]
 
 
 @device
-def divide_each(values: Any, divisor: Any) -> None:
+def divide_each(values, divisor):
     """Divide, lane by lane."""
     for i in range(values.size):
         values[i] /= divisor[i]
 
 
 @device
-def take_logarithm(scores: Any, m: Any, log_total: Any, out: Any) -> None:
+def take_logarithm(scores, m, log_total, out):
     """Store ln p = (s - m) - ln(total), lane by lane."""
     for i in range(out.size):
         out[i] = (scores[i] - m[i]) - log_total[i]
 
 
 @device
-def largest_of(row: Any) -> Any:
+def largest_of(row):
     """Return the maximum of a row of scores, NaN if there is one."""
     m = -np.inf
     for j in range(row.size):

@@ -9,8 +9,6 @@ side in vector registers, with one accumulator per lane.
   What the lanes have accumulated is then folded into one number, which every lane gets.
 """
 
-from typing import Any
-
 import numpy as np
 
 from crossent.kernels.compiler import device
@@ -23,7 +21,7 @@ LANES = 256  # tells a long row's strip from a tile
 
 
 @device
-def new_strips(number: Any, classes: Any) -> Any:
+def new_strips(number, classes):
     """Return so many strips of zeros for rows of so many classes."""
     if classes <= SHORT:
         return np.zeros((number, classes, TILE))
@@ -31,7 +29,7 @@ def new_strips(number: Any, classes: Any) -> Any:
 
 
 @device
-def load(rows: Any, strip: Any, beyond: Any) -> None:
+def load(rows, strip, beyond):
     """Copy rows into the strip; a long row is followed by `beyond`."""
     if strip.shape[1] == TILE:
         for i in range(rows.shape[0]):
@@ -46,7 +44,7 @@ def load(rows: Any, strip: Any, beyond: Any) -> None:
 
 
 @device
-def store(strip: Any, rows: Any) -> None:
+def store(strip, rows):
     """Copy the strip back into rows."""
     if strip.shape[1] == TILE:
         for i in range(rows.shape[0]):
@@ -60,7 +58,7 @@ def store(strip: Any, rows: Any) -> None:
 
 
 @device
-def lay_out(per_class: Any, factor: Any, strip: Any) -> None:
+def lay_out(per_class, factor, strip):
     """Give every row of the strip the same entries, one per class, times factor."""
     if strip.shape[1] == TILE:
         for j in range(per_class.size):
@@ -72,13 +70,13 @@ def lay_out(per_class: Any, factor: Any, strip: Any) -> None:
 
 
 @device
-def filled(classes: Any, strip: Any) -> Any:
+def filled(classes, strip):
     """Return the strip as one vector, without what lies beyond the end of a long row."""
     return strip.reshape(strip.size)[: strip.size if strip.shape[1] == TILE else classes]
 
 
 @device
-def place(strip: Any, row: Any, column: Any) -> Any:
+def place(strip, row, column):
     """Return where in the strip a row's column stands."""
     if strip.shape[1] == TILE:
         return column, row
@@ -86,7 +84,7 @@ def place(strip: Any, row: Any, column: Any) -> Any:
 
 
 @device
-def fold(accumulator: Any) -> None:
+def fold(accumulator):
     """Give every lane of a long row the sum of all lanes; short rows have theirs already."""
     if accumulator.size != TILE:
         width = accumulator.size // 2
@@ -98,20 +96,20 @@ def fold(accumulator: Any) -> None:
 
 
 @device
-def different(per_lane: Any) -> Any:
+def different(per_lane):
     """Return how many lanes hold different rows; the lanes of a long row all hold the same."""
     return TILE if per_lane.size == TILE else 1
 
 
 @device
-def spread(per_lane: Any) -> None:
+def spread(per_lane):
     """Give every lane of a long row what the first one has."""
     if per_lane.size != TILE:
         per_lane[:] = per_lane[0]
 
 
 @device
-def take_maxima(strip: Any, m: Any) -> None:
+def take_maxima(strip, m):
     """Store every row's maximum in m, NaN if it holds one; a row with +inf becomes its limit."""
     m[:] = -np.inf
     for s in range(strip.shape[0]):
@@ -126,14 +124,14 @@ def take_maxima(strip: Any, m: Any) -> None:
 
 
 @device
-def fold_maximum(accumulator: Any) -> None:
+def fold_maximum(accumulator):
     """Give every lane of a long row the maximum of all lanes."""
     if accumulator.size != TILE:
         accumulator[:] = largest(accumulator)
 
 
 @device
-def largest(values: Any) -> Any:
+def largest(values):
     """Return the maximum, NaN if there is one."""
     m = -np.inf
     for i in range(values.size):
@@ -142,7 +140,7 @@ def largest(values: Any) -> Any:
 
 
 @device
-def take_limits(strip: Any, m: Any) -> None:
+def take_limits(strip, m):
     """Replace rows whose maximum is +inf by their limit: that class alone, or NaN if several."""
     found = 0
     for i in range(m.size):
@@ -155,7 +153,7 @@ def take_limits(strip: Any, m: Any) -> None:
 
 
 @device
-def take_limit(scores: Any) -> Any:
+def take_limit(scores):
     """Replace +inf by 0 and all else but NaN by -inf; return how many there were of the first."""
     infinite = 0
     for j in range(scores.size):

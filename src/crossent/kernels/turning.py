@@ -19,18 +19,22 @@ from crossent.kernels.intrinsics import intrinsic
 VECTOR = 64  # bytes: smaller registers take a vector in parts
 
 
-def _lanes(array: Any) -> int:
+def _lanes(array) -> int:
     return VECTOR * 8 // int(array.dtype.bitwidth)
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
+def _pointer(context, builder, kind, array, row, column):
     """Build the address of an element of a contiguous two-dimensional array."""
     view = context.make_array(kind)(context, builder, value=array)
     width = cgutils.unpack_tuple(builder, view.shape, 2)[1]
     return builder.gep(view.data, [builder.add(builder.mul(row, width), column)])
 
 
-def _vector(builder: Any, pointer: Any, vector: Any) -> Any:
+def _alignment(array):
+    return ir.IntType(32)(array.dtype.bitwidth // 8)
+
+
+def _vector(builder, pointer, vector):
     return builder.bitcast(pointer, ir.PointerType(vector))
 
 
@@ -72,65 +76,65 @@ def _shuffled(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
     )
 
 
+def _starts(
+    context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any, lanes: int
+) -> list[Any]:
+    """Build the addresses where a square's rows begin, as many as a vector has lanes."""
+    return [
+        _pointer(context, builder, kind, array, builder.add(row, row.type(i)), column)
+        for i in range(lanes)
+    ]
+
+
 @intrinsic
-def square_in(
-    typing_context: Any, rows: Any, row: Any, column: Any, width: Any, work: Any, lane: Any
-) -> Any:
+def square_in(typing_context, rows, row, column, width, work, lane):
     """Turn rows[row :, column : column + width] into work[column :, lane :], in work's type.
 
     As many rows as a vector has lanes; as many rows of work are written, whatever the width.
     """
+    lanes = _lanes(work)
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         source, row, column, width, target, lane = arguments
-        lanes = _lanes(work)
         vector = ir.VectorType(context.get_value_type(rows.dtype), lanes)
-        mask, align = _mask(builder, width, lanes), ir.IntType(32)(rows.dtype.bitwidth // 8)
-        read = []
-        for i in range(lanes):
-            place = builder.add(row, row.type(i))
-            pointer = _pointer(context, builder, rows, source, place, column)
-            given = [pointer, align, mask, ir.Constant(vector, None)]
-            loaded = _masked(builder, "load", vector, vector, given)
-            read.append(widened(builder, rows.dtype, loaded))
-        for i, turned in enumerate(_turned(builder, read)):
-            place = builder.add(column, column.type(i))
-            pointer = _pointer(context, builder, work, target, place, lane)
-            builder.store(turned, _vector(builder, pointer, turned.type), align=4)
+        rest = [_alignment(rows), _mask(builder, width, lanes), ir.Constant(vector, None)]
+        read = [
+            _masked(builder, "load", vector, vector, [pointer, *rest])
+            for pointer in _starts(context, builder, rows, source, row, column, lanes)
+        ]
+        turned = _turned(builder, [widened(builder, rows.dtype, each) for each in read])
+        places = _starts(context, builder, work, target, column, lane, lanes)
+        for each, pointer in zip(turned, places, strict=True):
+            builder.store(each, _vector(builder, pointer, each.type), align=4)
         return context.get_dummy_value()
 
     return types.none(rows, types.intp, types.intp, types.intp, work, types.intp), lower
 
 
 @intrinsic
-def square_out(
-    typing_context: Any, work: Any, lane: Any, rows: Any, row: Any, column: Any, width: Any
-) -> Any:
+def square_out(typing_context, work, lane, rows, row, column, width):
     """Turn work[column :, lane :] back into rows[row :, column : column + width]."""
+    lanes = _lanes(work)
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(context, builder, signature, arguments):
         source, lane, target, row, column, width = arguments
-        lanes = _lanes(work)
         vector = ir.VectorType(context.get_value_type(work.dtype), lanes)
-        mask, align = _mask(builder, width, lanes), ir.IntType(32)(rows.dtype.bitwidth // 8)
-        read = []
-        for i in range(lanes):
-            place = builder.add(column, column.type(i))
-            pointer = _pointer(context, builder, work, source, place, lane)
-            read.append(builder.load(_vector(builder, pointer, vector), align=4))
-        for i, turned in enumerate(_turned(builder, read)):
-            place = builder.add(row, row.type(i))
-            pointer = _pointer(context, builder, rows, target, place, column)
-            value = narrowed(builder, rows.dtype, turned)
-            given = [value, pointer, align, mask]
-            _masked(builder, "store", ir.VoidType(), value.type, given)
+        rest = [_alignment(rows), _mask(builder, width, lanes)]
+        read = [
+            builder.load(_vector(builder, pointer, vector), align=4)
+            for pointer in _starts(context, builder, work, source, column, lane, lanes)
+        ]
+        turned = [narrowed(builder, rows.dtype, each) for each in _turned(builder, read)]
+        places = _starts(context, builder, rows, target, row, column, lanes)
+        for each, pointer in zip(turned, places, strict=True):
+            _masked(builder, "store", ir.VoidType(), each.type, [each, pointer, *rest])
         return context.get_dummy_value()
 
     return types.none(work, types.intp, rows, types.intp, types.intp, types.intp), lower
 
 
 @device
-def turn_in(rows: Any, first: Any, count: Any, work: Any) -> None:
+def turn_in(rows, first, count, work):
     """Copy `count` rows from `first` on into the columns of work (classes + a vector's, lanes)."""
     lanes, classes = VECTOR // work.itemsize, rows.shape[1]
     whole = count // lanes * lanes
@@ -143,7 +147,7 @@ def turn_in(rows: Any, first: Any, count: Any, work: Any) -> None:
 
 
 @device
-def turn_out(work: Any, rows: Any, first: Any, count: Any) -> None:
+def turn_out(work, rows, first, count):
     """Copy the columns of work back into `count` rows from `first` on."""
     lanes, classes = VECTOR // work.itemsize, rows.shape[1]
     whole = count // lanes * lanes

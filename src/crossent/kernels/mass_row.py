@@ -1,0 +1,310 @@
+"""One long row with target masses and every option. Letters as in rows.py.
+
+With target masses t, R = sum of t_j and D = sum of t_j (m - s_j) over j != x, and
+lse = logsumexp(s), every term of the loss is >= 0:
+
+    loss = t_x (lse - s_x) + R (lse - m) + D
+    gradient_j = (R + t_x) p_j - t_j,   gradient_x = R p_x - t_x others / total
+
+Masses are gain * c + base of class indices or masses c; gain and base are one number or one per
+class, gain None for masses taken as they are. They are computed in float64, because then the
+gradient is a difference of given numbers.
+"""
+
+import numpy as np
+from numba import types
+
+from crossent.kernels.compiler import device, device_overload
+from crossent.kernels.elementary import F64, add_exactly, exp_of_scaled, log1p, tanh
+from crossent.kernels.halves import put, read
+from crossent.kernels.intrinsics import reordered_add, select
+from crossent.kernels.rows import (
+    LANES,
+    edit,
+    fetch_share,
+    largest,
+    limit,
+    padded,
+    room,
+    take_limit_of,
+)
+
+
+def mass_at(masses, j):
+    """Return the mass of class j."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(mass_at)
+def _mass_at(masses, j):
+    if isinstance(masses, types.Array):
+        return lambda masses, j: F64(masses[j])
+    return lambda masses, j: masses
+
+
+def any_mass(masses):
+    """Return whether a class has any."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(any_mass)
+def _any_mass(masses):
+    if isinstance(masses, types.Array):
+        return lambda masses: masses.any()
+    return lambda masses: masses != 0.0
+
+
+def masses_between(masses, start, stop):
+    """Return the masses of a stretch of classes."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(masses_between)
+def _masses_between(masses, start, stop):
+    if isinstance(masses, types.Array):
+        return lambda masses, start, stop: masses[start:stop]
+    return lambda masses, start, stop: masses
+
+
+def row_masses(targets, i, gain, base, spare):
+    """Return the masses of a row's classes, gain * c + base; a target index adds its own."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(row_masses)
+def _row_masses(targets, i, gain, base, spare):
+    if targets.ndim == 1:
+        return lambda targets, i, gain, base, spare: base
+    if isinstance(gain, types.NoneType):
+        return lambda targets, i, gain, base, spare: targets[i]
+
+    def probabilities(targets, i, gain, base, spare):
+        c = targets[i]
+        for j in range(c.size):
+            spare[j] = mass_at(gain, j) * c[j] + mass_at(base, j)
+        return spare
+
+    return probabilities
+
+
+def own_mass(targets, gain, masses, x):
+    """Return the mass of the class that is summed apart."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(own_mass)
+def _own_mass(targets, gain, masses, x):
+    if targets.ndim == 1:
+        return lambda targets, gain, masses, x: mass_at(masses, x) + mass_at(gain, x)
+    return lambda targets, gain, masses, x: mass_at(masses, x)
+
+
+def prepare(row, softcap, replaced, capped, slope):
+    """Return the row's scores before temperature: capped, or as they are but for +inf's limit."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(prepare)
+def _prepare(row, softcap, replaced, capped, slope):
+    def as_they_are(row, softcap, replaced, capped, slope):
+        if largest(row) != np.inf:
+            return row
+        take_limit_of(row, replaced)
+        return replaced
+
+    def widened(row, softcap, replaced, capped, slope):
+        for j in range(row.size):
+            replaced[j] = read(row[j])
+        if largest(replaced) == np.inf:
+            limit(replaced)
+        return replaced
+
+    def bounded(row, softcap, replaced, capped, slope):
+        cap(row, softcap, capped, slope)
+        return capped
+
+    if not isinstance(softcap, types.NoneType):
+        return bounded
+    return widened if isinstance(row.dtype, types.Integer) else as_they_are
+
+
+@device
+def cap(row, softcap, scores, slope):
+    """Store softcap tanh(row / softcap) in scores and its derivative in slope."""
+    for j in range(row.size):
+        t, slope[j] = tanh(F64(read(row[j])) * (1.0 / softcap))
+        scores[j] = softcap * t
+
+
+def excluded_class(targets, i, row, m):
+    """Return the class to sum apart: the target, or for masses the winner."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(excluded_class)
+def _excluded_class(targets, i, row, m):
+    if targets.ndim == 1:
+        return lambda targets, i, row, m: targets[i]
+    return lambda targets, i, row, m: winner(row, m)
+
+
+@device
+def winner(row, m):
+    """Return the first class whose score is m (the last if none is: a row with NaN)."""
+    for start in range(0, row.size, 256):  # counted whole, a block takes vectors; a search does not
+        block = row[start : start + 256]
+        found = 0
+        for j in range(block.size):
+            found += read(block[j]) == m
+        if found:
+            return start + position(block, m)
+    return row.size - 1
+
+
+@device
+def position(block, m):
+    """Return where m stands."""
+    j = 0
+    while read(block[j]) != m:
+        j += 1
+    return j
+
+
+@device
+def edit_masses(masses, excluded, filled, size, buffer):
+    """Return a copy of a block's masses, 0 at the excluded class and beyond the end."""
+    for j in range(filled):
+        buffer[j] = mass_at(masses, j)
+    buffer[filled:size] = 0.0
+    if 0 <= excluded < filled:
+        buffer[excluded] = 0.0
+    return buffer[:size]
+
+
+@device
+def next_edit(start, excluded, classes, end):
+    """Return where, from start on, LANES scores must first be edited before use, `end` if nowhere.
+
+    The excluded class is among them, or the row's end: a loop cut short there would be slow.
+    """
+    first = end
+    for place in (excluded, classes):
+        chunk = place // LANES * LANES
+        if start <= chunk < first:
+            first = chunk
+    return first
+
+
+@device
+def exponentiate_scaled(scores, m, sharpness, like, work):
+    """Store exp(sharpness (scores - m)) in work; return its sum."""
+    total = 0.0
+    for j in range(work.size):
+        e = exp_of_scaled(read(scores[j]), m, sharpness, like)
+        work[j] = e
+        total = reordered_add(total, e)
+    return total
+
+
+@device
+def add_masses(scores, m, masses):
+    """Return R and D of a stretch of classes."""
+    rest, gap = 0.0, 0.0
+    for j in range(scores.size):
+        t = mass_at(masses, j)
+        rest = reordered_add(rest, t)
+        gap = reordered_add(gap, select(t != 0.0, t * (m - F64(read(scores[j]))), 0.0))  # 0 inf = 0
+    return rest, gap
+
+
+@device
+def add_up(row, m, excluded, sharpness, masses, spread, like, buffer, spare, work, soon):
+    """Store exponentials in work, 0 for the excluded class; return others, R and D.
+
+    R and D are 0 unless masses are spread beyond the excluded class.
+    """
+    others, rest, gap, step = 0.0, 0.0, 0.0, soon[-1]
+    r, d = 0.0, 0.0
+    e_lost, r_lost, d_lost = 0.0, 0.0, 0.0
+    start, end = 0, padded(row.size)
+    while start < end:
+        fetch_share(soon, start)
+        stop = min(start + step, next_edit(start, excluded, row.size, end))
+        if stop > start:
+            scores = row[start:stop]
+            e = exponentiate_scaled(scores, m, sharpness, like, room(work, start, stop))
+            if spread:
+                r, d = add_masses(scores, m, masses_between(masses, start, stop))
+        else:
+            stop = start + LANES
+            edited = edit(row[start:stop], excluded - start, LANES, buffer)
+            e = exponentiate_scaled(edited, m, sharpness, like, room(work, start, stop))
+            if spread:
+                filled, block = min(stop, row.size) - start, masses_between(masses, start, stop)
+                mass = edit_masses(block, excluded - start, filled, LANES, spare)
+                r, d = add_masses(edited, m, mass)
+        others, e_lost = add_exactly(others, e_lost, e)
+        rest, r_lost = add_exactly(rest, r_lost, r)
+        gap, d_lost = add_exactly(gap, d_lost, d)
+        start = stop
+    return others + e_lost, rest + r_lost, (gap + d_lost) * sharpness
+
+
+@device
+def finish_masses(gap, own_mass, others, own, rest, rest_gap, m, z_loss):
+    """Return the loss, the z-loss, and the factors of p and of the excluded class, unweighted."""
+    log_rest = log1p(select(gap == 0.0, others, (others - 1.0) + own))
+    lse, total = m + log_rest, others + own
+    loss = rest * log_rest + rest_gap
+    loss += select(own_mass != 0.0, own_mass * (gap + log_rest), 0.0)
+    pull = 2.0 * z_loss * lse
+    own_slope = (rest + pull) * (own / total) - own_mass * (others / total)
+    return loss, z_loss * lse * lse, (rest + own_mass + pull) / total, own_slope
+
+
+@device
+def write_masses(work, a, b, masses, out):
+    """Store a * work - b * masses in out."""
+    for j in range(out.size):
+        put(out, j, a * work[j] - b * mass_at(masses, j))
+
+
+@device
+def write_capped(work, a, b, masses, slope, out):
+    """Store (a * work - b * masses) * slope in out."""
+    for j in range(out.size):
+        put(out, j, (a * work[j] - b * mass_at(masses, j)) * slope[j])
+
+
+def mass_row(row, targets, i, options, factor, gradient, space, soon):
+    """Return the loss and the z-loss of row i; store its gradient times factor if there is room."""
+    gain, base, z_loss, softcap, sharpness = options
+    work, buffer, replaced, capped, slope, spare, mass_buffer = space
+    scores = prepare(row, softcap, replaced, capped, slope)
+    m = largest(scores)
+    x = excluded_class(targets, i, scores, m)
+    masses = row_masses(targets, i, gain, base, spare)
+    spread = targets.ndim == 2 or any_mass(base)
+    others, rest, rest_gap = add_up(
+        scores, F64(m), x, sharpness, masses, spread, replaced, buffer, mass_buffer, work, soon
+    )
+    score, mass = read(scores[x]), own_mass(targets, gain, masses, x)
+    own = exp_of_scaled(score, F64(m), sharpness, replaced)
+    gap = sharpness * (F64(m) - F64(score))
+    if rest + mass == 0.0 and z_loss == 0.0:  # nothing to learn, whatever the scores hold
+        gradient[:] = 0
+        return 0.0, 0.0
+    loss, penalty, a, own_slope = finish_masses(
+        gap, mass, others, own, rest, rest_gap, sharpness * F64(m), z_loss
+    )
+    if z_loss > 0.0 and softcap is None and m == 0.0 and largest(row) == np.inf:
+        penalty = np.inf  # the limit hides how high the scores were
+    if gradient.size:
+        b = factor * sharpness
+        if softcap is None:
+            write_masses(work, a * b, b, masses, gradient[0])
+            put(gradient[0], x, own_slope * b)
+        else:
+            write_capped(work, a * b, b, masses, slope, gradient[0])
+            put(gradient[0], x, own_slope * b * slope[x])
+    return loss, penalty

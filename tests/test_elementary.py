@@ -1,0 +1,82 @@
+"""exp, log1p and tanh of the kernels against the same in more bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mpmath
+import numba
+import numpy as np
+import pytest
+
+from crossent.kernels import elementary
+
+RNG = np.random.default_rng(0)
+
+
+@numba.njit(error_model="numpy")
+def run(function: Any, x: Any, out: Any) -> None:
+    for i in range(x.size):
+        out[i] = function(x[i])
+
+
+@numba.njit
+def exp_of_negative(x: Any) -> Any:
+    return elementary.exp_of_negative(x)
+
+
+@numba.njit
+def log1p(x: Any) -> Any:
+    return elementary.log1p(x)
+
+
+def values(function: Any, x: Any) -> Any:
+    out = np.empty_like(x)
+    run(function, x, out)
+    return out
+
+
+def truths(function: Any, x: Any) -> Any:
+    """Return the function's values to 40 digits, as objects."""
+    with mpmath.workdps(40):
+        return np.array([function(mpmath.mpf(float(each))) for each in x])
+
+
+def ulps(found: Any, true: Any) -> float:
+    """Return the greatest error in units of the last place of the result's type."""
+    with mpmath.workdps(40):
+        spacing = [mpmath.mpf(float(np.spacing(found.dtype.type(abs(float(t)))))) for t in true]
+        errors = [
+            abs(mpmath.mpf(float(f)) - t) / s for f, t, s in zip(found, true, spacing, strict=True)
+        ]
+    return float(max(errors))
+
+
+@pytest.mark.parametrize(("dtype", "reach"), [("float32", 104.0), ("float64", 745.0)])
+def test_exp_is_right_down_to_the_last_subnormal(dtype: str, reach: float) -> None:
+    x = -np.concatenate([RNG.uniform(0, reach, 3000), RNG.uniform(0, 1, 1000)]).astype(dtype)
+    assert ulps(values(exp_of_negative, x), truths(mpmath.exp, x)) < 1.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_exp_at_the_ends(dtype: str) -> None:
+    x = np.array([0.0, -0.0, -np.inf, np.nan, -1e30, np.finfo(dtype).min], dtype)
+    expected = np.array([1.0, 1.0, 0.0, np.nan, 0.0, 0.0], dtype)
+    np.testing.assert_array_equal(values(exp_of_negative, x), expected)
+
+
+def test_the_shorter_exp_has_45_bits() -> None:
+    x = -np.concatenate([RNG.uniform(0, 700, 3000), RNG.uniform(0, 1, 3000)])
+    true = truths(mpmath.exp, x)
+    found = values(elementary.near_exp, x)
+    with mpmath.workdps(40):
+        worst = max(abs(mpmath.mpf(f) / t - 1) for f, t in zip(found.tolist(), true, strict=True))
+    assert worst < mpmath.mpf(2) ** -45
+    ends = values(elementary.near_exp, np.array([0.0, -np.inf, np.nan, -1e300]))
+    np.testing.assert_array_equal(ends, [1.0, 0.0, np.nan, 0.0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_log1p(dtype: str) -> None:
+    x = np.concatenate([RNG.uniform(0, 1, 2000), 10.0 ** RNG.uniform(-30, 0, 2000)]).astype(dtype)
+    assert ulps(values(log1p, x), truths(mpmath.log1p, x)) < 2.0
