@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 PAUSE = 0.02  # seconds: lets another library's threads stop spinning before the next one starts
 LEAST = 0.02  # seconds a timing lasts at least, by repeating the call
 MOST = 10.0  # seconds the timings of a contestant last at most, unless it needs more for FEWEST
 FEWEST = 3
+NEUTRAL = np.zeros(1 << 26, np.float32)  # larger than any cache
 LONG = 1.0  # seconds: what takes as long needs no third call to warm up
 MEMORY = "MB of memory"  # what a peak is compared with
 
@@ -123,7 +127,9 @@ def run(case: Case, rounds: int) -> Result:
     seconds: dict[str, list[float]] = {name: [] for name in entries}
     gc.collect()
     for number in range(rounds):
-        for name, entry in entries.items():
+        # Threads and memory that one leaves behind slow the next one down: not always the same one.
+        for name in random.Random(number).sample(list(entries), len(entries)):
+            entry = entries[name]
             if number < entry.rounds:
                 seconds[name].append(_time(entry.call, entry.repeats))
     checks = {text: check() for text, check in case.checks.items()}
@@ -160,11 +166,13 @@ def _warm_up(call: Call) -> _Entry:
     if seconds < LONG:  # else it is warm enough
         while (seconds := _time(call, repeats)) * repeats < LEAST:
             repeats *= 2
-    return _Entry(call, repeats, max(FEWEST, int(MOST / (seconds * repeats))))
+    rounds = max(FEWEST, int(MOST / (seconds * repeats)))
+    return _Entry(call, repeats, rounds)
 
 
 def _time(call: Call, repeats: int) -> float:
     time.sleep(PAUSE)
+    NEUTRAL.max()  # the caches hold nothing of the call, nor of whoever was timed before it
     start = time.perf_counter()
     for _ in range(repeats):
         call()

@@ -80,3 +80,23 @@ def test_the_shorter_exp_has_45_bits() -> None:
 def test_log1p(dtype: str) -> None:
     x = np.concatenate([RNG.uniform(0, 1, 2000), 10.0 ** RNG.uniform(-30, 0, 2000)]).astype(dtype)
     assert ulps(values(log1p, x), truths(mpmath.log1p, x)) < 2.0
+
+
+@numba.njit
+def tanh(x: Any) -> Any:
+    return elementary.tanh(x)[0]
+
+
+@numba.njit
+def slope_of_tanh(x: Any) -> Any:
+    return elementary.tanh(x)[1]
+
+
+def test_tanh_and_its_derivative() -> None:
+    x = np.concatenate([RNG.uniform(-1, 1, 1000), RNG.uniform(-25, 25, 2000)])
+    x = np.concatenate([x, 10.0 ** RNG.uniform(-30, 0, 1000)])
+    assert ulps(values(tanh, x), truths(mpmath.tanh, x)) < 3.0
+    assert ulps(values(slope_of_tanh, x), truths(lambda a: mpmath.sech(a) ** 2, x)) < 5.0
+    ends = np.array([0.0, np.inf, -np.inf, np.nan, 400.0, -1e300])
+    np.testing.assert_array_equal(values(tanh, ends), [0.0, 1.0, -1.0, np.nan, 1.0, -1.0])
+    np.testing.assert_array_equal(values(slope_of_tanh, ends), [1.0, 0.0, 0.0, np.nan, 0.0, 0.0])

@@ -301,7 +301,7 @@ def row_weights(
     """
     if ignored is None and not class_weight.size:
         return y, weights, weights
-    indices, both = np.empty(len(y), np.int64), np.empty((2, len(y)))
+    indices, both = np.empty(len(y), np.int64), np.empty((2 if class_weight.size else 1, len(y)))
     index = -1 if ignored is None else ignored
     sum_over_rows(
         lambda a, b, _: scan.weigh_indices(
@@ -310,7 +310,7 @@ def row_weights(
         len(y),
         1,
     )
-    return indices, both[0], both[1]
+    return indices, both[0], both[-1]
 
 
 def mass_targets(

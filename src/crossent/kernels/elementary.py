@@ -165,8 +165,7 @@ def _exp_of_scaled32(x, m, sharpness, like):
 def near_exp(x):
     """Return exp(x) for float64 x <= 0 to 45 bits, 0 for x below -708."""
     t = fma(x, 1.4426950408889634, SHIFT64)
-    k = t - SHIFT64
-    r = fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, x))
+    r = remainder64(x, t - SHIFT64)
     q = 2.7493060178156324e-06
     q = fma(q, r, 2.488080952255987e-05)
     q = fma(q, r, 0.00019841539099528415)
@@ -182,8 +181,31 @@ def near_exp(x):
 def exp64_of_sum(d, e):
     """Return exp(d + e) for d <= 0 and e far smaller, 0 for d below -750."""
     t = fma(d, 1.4426950408889634, SHIFT64 + RAISED64)
-    k = t - (SHIFT64 + RAISED64)
-    r = fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, d)) + e
+    r = remainder64(d, t - (SHIFT64 + RAISED64)) + e
+    p = fma(fma(exp64_tail(r), r, 1.0), r, 1.0) * power_at_end(t)
+    return select(d < -750.0, 0.0, p * 2.0**-RAISED64)
+
+
+@device
+def exp_and_less(d):
+    """Return exp(d) and exp(d) - 1 for d <= 0, both to all bits; 0 and -1 for d below -708."""
+    t = fma(d, 1.4426950408889634, SHIFT64)
+    r = remainder64(d, t - SHIFT64)
+    power = power_at_end(t)
+    part = power * fma(exp64_tail(r) * r, r, r)  # near 0 the power is 1, and nothing cancels
+    far = d < -708.0
+    return select(far, 0.0, power + part), select(far, -1.0, part + (power - 1.0))
+
+
+@device
+def remainder64(d, k):
+    """Return d - k ln 2."""
+    return fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, d))
+
+
+@device
+def exp64_tail(r):
+    """Return (exp(r) - 1 - r) / r**2 for |r| <= ln(2) / 2."""
     q = 2.500006064923463e-08
     q = fma(q, r, 2.7630248010846225e-07)
     q = fma(q, r, 2.7557586375500727e-06)
@@ -193,9 +215,7 @@ def exp64_of_sum(d, e):
     q = fma(q, r, 8.33333333349446e-03)
     q = fma(q, r, 4.166666666653016e-02)
     q = fma(q, r, 1.6666666666666413e-01)
-    q = fma(q, r, 5.000000000000011e-01)
-    p = fma(fma(q, r, 1.0), r, 1.0) * power_at_end(t)
-    return select(d < -750.0, 0.0, p * 2.0**-RAISED64)
+    return fma(q, r, 5.000000000000011e-01)
 
 
 def _log1p32(x):
@@ -235,18 +255,16 @@ def _log1p64(x):
 
 @device
 def tanh(x):
-    """Return tanh x and its derivative 1 - tanh^2 = 4 e / (1 + e)^2, with e = exp(-2 |x|).
+    """Return tanh x and its derivative, in float64."""
+    value, slope = tanh_of(*exp_and_less(-2.0 * magnitude(x)))
+    return select(x >= 0.0, value, -value), slope
 
-    In float64. Near 0, where (1 - e) / (1 + e) cancels, tanh is taken by its series.
+
+@device
+def tanh_of(e, less):
+    """Return tanh |x| and its derivative 1 - tanh^2 = 4 e / (1 + e)^2, for e = exp(-2 |x|).
+
+    less is e - 1.
     """
-    e = exp_of_negative(-2.0 * magnitude(x))
-    share = 1.0 / (1.0 + e)
-    a = magnitude(x)
-    v = a * a
-    q = -1382.0 / 155925.0
-    q = fma(q, v, 62.0 / 2835.0)
-    q = fma(q, v, -17.0 / 315.0)
-    q = fma(q, v, 2.0 / 15.0)
-    q = fma(q, v, -1.0 / 3.0)
-    t = select(a < 0.08, fma(a * v, q, a), (1.0 - e) * share)
-    return select(x >= 0.0, t, -t), 4.0 * e * share * share
+    share = 1.0 / (2.0 + less)
+    return -less * share, 4.0 * e * share * share

@@ -60,11 +60,17 @@ def finish_tile(m, score, others, loss, total):
 
 @device
 def weigh_tile(count, scale, lanes):
-    """Weigh the losses; turn sums of exponentials into what these are multiplied by."""
+    """Weigh the losses; turn sums of exponentials into what these are multiplied by.
+
+    Return how many rows 0 times their exponentials is not 0 for: those of weight 0 with NaN.
+    """
+    spoilt = 0
     for i in range(count):
-        weight = lanes[WEIGHT + i]
+        weight, total = lanes[WEIGHT + i], lanes[PULL + i]
+        spoilt += (weight == 0.0) & (total != total)
         lanes[LOSS + i] = select(weight != 0.0, weight * lanes[LOSS + i], 0.0)
-        lanes[PULL + i] = weight * scale / lanes[PULL + i]
+        lanes[PULL + i] = select(weight != 0.0, weight * scale / total, 0.0)
+    return spoilt
 
 
 @device
@@ -101,11 +107,12 @@ def hard_tile(
     load_weights(row_weight, count, weight)
     exponentiate_tile(tile, m, partial, others, factor, soon)
     finish_tile(m, score, others, loss, factor)
-    weigh_tile(count, scale, lanes)
+    spoilt = weigh_tile(count, scale, lanes)
     report(count, 1, lanes, losses)
     if gradient.size:
         scale_tile(tile, factor, partial, count)
         for i in range(count):
-            tile[targets[i], i] = -lanes[OTHERS + i] * lanes[PULL + i]
-        if row_weight.size:
+            own = -lanes[OTHERS + i] * lanes[PULL + i]
+            tile[targets[i], i] = select(weight[i] != 0.0, own, 0.0)  # not -0.0
+        if spoilt:
             leave_out(weight, tile)

@@ -15,9 +15,16 @@ import numpy as np
 from numba import types
 
 from crossent.kernels.compiler import device, device_overload
-from crossent.kernels.elementary import F64, add_exactly, exp_of_scaled, log1p, tanh
+from crossent.kernels.elementary import (
+    F64,
+    add_exactly,
+    exp_and_less,
+    exp_of_scaled,
+    log1p,
+    tanh_of,
+)
 from crossent.kernels.halves import put, read
-from crossent.kernels.intrinsics import reordered_add, select
+from crossent.kernels.intrinsics import magnitude, reordered_add, select
 from crossent.kernels.rows import (
     LANES,
     edit,
@@ -132,8 +139,11 @@ def _prepare(row, softcap, replaced, capped, slope):
 def cap(row, softcap, scores, slope):
     """Store softcap tanh(row / softcap) in scores and its derivative in slope."""
     for j in range(row.size):
-        t, slope[j] = tanh(F64(read(row[j])) * (1.0 / softcap))
-        scores[j] = softcap * t
+        x = F64(read(row[j]))
+        slope[j], scores[j] = exp_and_less(magnitude(x) * (-2.0 / softcap))
+    for j in range(row.size):  # apart: the processor does not look far enough ahead for both
+        t, slope[j] = tanh_of(slope[j], scores[j])
+        scores[j] = select(F64(read(row[j])) >= 0.0, softcap * t, -softcap * t)
 
 
 def excluded_class(targets, i, row, m):
@@ -206,9 +216,26 @@ def exponentiate_scaled(scores, m, sharpness, like, work):
     return total
 
 
-@device
 def add_masses(scores, m, masses):
     """Return R and D of a stretch of classes."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(add_masses)
+def _add_masses(scores, m, masses):
+    return add_each if isinstance(masses, types.Array) else add_equal
+
+
+def add_equal(scores, m, masses):
+    """Do what `add_masses` does for one mass, not 0, of every class."""
+    gap = 0.0
+    for j in range(scores.size):
+        gap = reordered_add(gap, m - F64(read(scores[j])))
+    return masses * scores.size, masses * gap
+
+
+def add_each(scores, m, masses):
+    """Do what `add_masses` does for a mass of each class."""
     rest, gap = 0.0, 0.0
     for j in range(scores.size):
         t = mass_at(masses, j)

@@ -145,7 +145,11 @@ def add_masses(scores, targets, j, gain, base, excluded, lanes):
 
 @device
 def finish_mass_tile(count, sharpness, z_loss, scale, like, lanes):
-    """Turn sums into losses and z-losses, and the factors PULL of p, PUSH of t, OWN_SLOPE."""
+    """Turn sums into losses and z-losses, and the factors PULL of p, PUSH of t, OWN_SLOPE.
+
+    Return how many rows have no gradient.
+    """
+    without = 0
     for i in range(count):
         m, score, own_mass = lanes[M + i], lanes[SCORE + i], lanes[OWN_MASS + i]
         others, rest, gap = lanes[OTHERS + i], lanes[REST + i], lanes[GAP + i]
@@ -170,6 +174,8 @@ def finish_mass_tile(count, sharpness, z_loss, scale, like, lanes):
         lanes[PUSH + i] = b
         lanes[OWN_SLOPE + i] = slope * b
         lanes[WEIGHT + i] = w
+        without += w == 0.0
+    return without
 
 
 @device
@@ -212,11 +218,12 @@ def mass_tile(
         lanes[OWN_MASS + i] = own_mass_of(targets, i, x, gain[x], base[x])
     spread = targets.ndim == 2 or base.any()  # else only the excluded class has mass
     add_up_tile(scores, targets, gain, base, spread, sharpness, excluded, tile, work, lanes, soon)
-    finish_mass_tile(count, sharpness, z_loss, scale, tile, lanes)
+    without = finish_mass_tile(count, sharpness, z_loss, scale, tile, lanes)
     report(count, 2, lanes, losses)
     if gradient.size:
         for j in range(tile.shape[0]):
             write_gradient(work[j], targets, j, gain[j], base[j], slope, lanes, tile[j])
         for i in range(count):
             tile[excluded[i], i] = lanes[OWN_SLOPE + i] * derivative(slope, i, excluded[i])
-        leave_out(weight, tile)
+        if without:
+            leave_out(weight, tile)

@@ -22,15 +22,16 @@ def scan_indices(targets, classes, ignore_index, sums):
 def weigh_indices(targets, ignore_index, row_weight, class_weight, indices, weights):
     """Store class indices, 0 where one is ignored, and each row's weight, 0 where it takes no part.
 
-    weights (2, N) takes row_weight, and row_weight * class_weight[target]; an empty row_weight (N,)
-    or class_weight (C,) stands for ones.
+    weights (2, N) takes row_weight, and row_weight * class_weight[target]; without class weights
+    (1, N) is enough. An empty row_weight (N,) or class_weight (C,) stands for ones.
     """
     for i in range(targets.size):
         ignored = targets[i] == ignore_index
         indices[i] = 0 if ignored else targets[i]
         weight = 0.0 if ignored else (row_weight[i] if row_weight.size else 1.0)
         weights[0, i] = weight
-        weights[1, i] = weight * (class_weight[indices[i]] if class_weight.size else 1.0)
+        if class_weight.size:
+            weights[1, i] = weight * class_weight[indices[i]]
 
 
 @kernel

@@ -11,8 +11,9 @@ import math
 import numpy as np
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import F64, add_exactly, exp_of_difference, log1p, raised_exp
+from crossent.kernels.elementary import F64, exp_of_difference, log1p
 from crossent.kernels.halves import scratch_like
+from crossent.kernels.hard_tile import exponentiate_tile
 from crossent.kernels.intrinsics import (
     borrowed,
     element_at,
@@ -22,17 +23,16 @@ from crossent.kernels.intrinsics import (
     reordered_add,
     select,
 )
-from crossent.kernels.rows import finish, limit, lowering
+from crossent.kernels.rows import fetch_share, finish, in_a_row, limit, lowering
+from crossent.kernels.tile import LINES
 from crossent.kernels.turning import VECTOR, turn_in
 
 FINE, INFINITE, IGNORED, MISSING, UNKNOWN, OUTSIDE, NOT_ONE = range(7)
 STATES = 7
 I32 = np.int32
 U64 = np.uint64
-LANES = 144  # whole vectors, but no power of two: columns of one would crowd a few cache sets
 LEAST_LANES = 16  # a vector of float32
 TILE_SCORES = 1 << 16  # so that tiles of long rows, of fewer lanes, stay in the cache
-FOLD = 4  # classes whose partial sum is then folded into float64: each addition costs half an ulp
 LARGEST = 1.7976931348623157e308
 
 
@@ -69,7 +69,7 @@ def score_rows(
     """
     rows, keys = borrowed(rows), borrowed(keys)
     columns = rows.shape[1]
-    lanes = min(max(TILE_SCORES // columns, LEAST_LANES), LANES)
+    lanes = min(max(TILE_SCORES // columns, LEAST_LANES), LINES)
     height = 4 + columns + VECTOR // 4  # squares are turned whole
     tile = scratch_like(rows, height * lanes).reshape(height, lanes)
     wide = np.zeros((10, lanes))
@@ -85,8 +85,10 @@ def score_rows(
     others, lost = double[7], double[8]  # of scores
     whole, inverse = double[7], double[9]  # of probabilities
     code, target, rank, place, state = integer[0], integer[1], integer[2], integer[3], integer[4]
+    memory = in_a_row(rows), keys[:0], keys[:0]
     for first in range(start, stop, lanes):
         last = min(first + lanes, stop)
+        soon = (*memory, last * columns, 0, LINES)
         if addresses.size:
             gather(rows, addresses, first, last, work)
         else:
@@ -96,11 +98,11 @@ def score_rows(
         if are_logits:
             take_maxima(work, greatest, last - first)
             take_targets(work, target, own)
-            exponentiate(work, greatest, partial, others, lost)
+            exponentiate_tile(work, greatest, partial, others, lost, soon)
             add_up_squares(work, squares)
             judge_scores(greatest, own, others, squares, clip, loss, confidence, brier, state)
         else:
-            survey(work, total, squares, greatest, least)
+            survey(work, total, squares, greatest, least, soon)
             take_wholes(total, renormalize, whole, inverse)
             bound = LARGEST if renormalize else 1.0
             check_probabilities(total, greatest, least, inverse, bound, tolerance, state)
@@ -180,12 +182,13 @@ def load_row_weight(row_weight, first, last, weight):
 
 
 @device
-def survey(work, total, squares, greatest, least):
+def survey(work, total, squares, greatest, least, soon):
     """Store every row's sum, sum of squares, maximum, and maximum of -p; NaN is in the sum."""
     for i in range(total.size):
         total[i], squares[i] = 0.0, 0.0
         greatest[i], least[i] = work[0, i], -work[0, i]
     for j in range(work.shape[0]):
+        fetch_share(soon, j * LINES)
         p = work[j]
         for i in range(total.size):
             x = F64(p[i])
@@ -261,27 +264,6 @@ def take_targets(work, target, own):
     for i in range(own.size):
         own[i] = work[U64(target[i]), U64(i)]
         work[U64(target[i]), U64(i)] = -np.inf
-
-
-@device
-def exponentiate(work, m, partial, others, lost):
-    """Replace work by exp(work - m), raised; sum it over the classes, a few and then exactly."""
-    for i in range(others.size):
-        others[i], lost[i] = 0.0, 0.0
-    for start in range(0, work.shape[0], FOLD):
-        for i in range(partial.size):
-            partial[i] = 0
-        for j in range(start, min(start + FOLD, work.shape[0])):
-            scores = work[j]
-            for i in range(partial.size):
-                e = raised_exp(scores[i], m[i])
-                scores[i] = e
-                partial[i] += e
-        for i in range(others.size):
-            others[i], lost[i] = add_exactly(others[i], lost[i], F64(partial[i]))
-    lower = lowering(work)
-    for i in range(others.size):
-        others[i] = (others[i] + lost[i]) * lower
 
 
 @device
