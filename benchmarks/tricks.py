@@ -36,22 +36,6 @@ class Trick:
 
 TRICKS = (
     Trick(
-        "`select` instead of `a if c else b`",
-        "a branch in a loop body may stop the vectoriser",
-        "sigmoid.py",
-        (
-            (
-                "select(a != zero, a * (at_least(-z, zero) + rest), zero)",
-                "(a * (at_least(-z, zero) + rest)) if a != zero else zero",
-            ),
-            (
-                "select(b != zero, b * (at_least(z, zero) + rest), zero)",
-                "(b * (at_least(z, zero) + rest)) if b != zero else zero",
-            ),
-        ),
-        "sigmoid float64",
-    ),
-    Trick(
         "`borrowed` arrays",
         "Numba counts references to an array's owner, atomically, for every row that is sliced off",
         "long_rows.py",
@@ -83,13 +67,6 @@ TRICKS = (
         "rows.py",
         (("larger(m, read(row[j]))", "maximum(m, read(row[j]))"), ("larger,", "larger, maximum,")),
         "32768",
-    ),
-    Trick(
-        "only a row's last scores are edited",
-        "a loop over exp that is cut short at the row's end costs as much as hundreds of scores",
-        "rows.py",
-        (("LANES = 64 ", "LANES = 256 "),),
-        "1000",
     ),
     Trick(
         "rows turned in registers",
@@ -128,14 +105,10 @@ def measure(case: str) -> float:
 
     crossent.set_num_threads(1)
     rng = np.random.default_rng(0)
-    if case == "sigmoid float64":
-        logits, targets = rng.standard_normal(1 << 20), rng.random(1 << 20)
-        loss = crossent.BinaryCrossEntropy()
-    else:
-        classes, _, option = case.partition(" ")
-        logits = rng.standard_normal(((1 << 23) // int(classes), int(classes)), dtype=np.float32)
-        targets = rng.integers(int(classes), size=len(logits))
-        loss = crossent.CrossEntropy(label_smoothing=0.1 if option == "smoothed" else 0.0)
+    classes, _, option = case.partition(" ")
+    logits = rng.standard_normal(((1 << 23) // int(classes), int(classes)), dtype=np.float32)
+    targets = rng.integers(int(classes), size=len(logits))
+    loss = crossent.CrossEntropy(label_smoothing=0.1 if option == "smoothed" else 0.0)
     out, times = np.zeros_like(logits), []
     for _ in range(1 + ROUNDS):
         start = time.perf_counter()
@@ -182,8 +155,7 @@ def table() -> str:
     """Return the tricks and their gains."""
     lines = ["| trick | why | seen at | gain |", "|---|---|---|---:|"]
     for trick in TRICKS:
-        place = trick.case if "sigmoid" in trick.case else f"{trick.case} classes"
-        place = place.replace(" smoothed classes", " classes, label smoothing")
+        place = f"{trick.case} classes".replace(" smoothed classes", " classes, label smoothing")
         lines.append(f"| {trick.name} | {trick.why} | {place} | {gain(trick):.2f} times |")
         print(lines[-1], flush=True)
     return "\n".join(lines)
