@@ -507,7 +507,9 @@ def test_a_disk_that_fills_leaves_an_earlier_report(monkeypatch: pytest.MonkeyPa
     assert sorted(os.listdir()) == files
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="this system has no device that is always full"
+)
 @pytest.mark.parametrize("form", [["--json"], []])
 def test_standard_output_that_is_full_is_one_sentence(form: list[str]) -> None:
     line = [sys.executable, "-m", "crossent", "score", "p.parquet", *P, *form]
