@@ -10,13 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 PAUSE = 0.02  # seconds: lets another library's threads stop spinning before the next one starts
 LEAST = 0.02  # seconds a timing lasts at least, by repeating the call
 MOST = 10.0  # seconds the timings of a contestant last at most, unless it needs more for FEWEST
 FEWEST = 3
-NEUTRAL = np.zeros(1 << 26, np.float32)  # larger than any cache
 LONG = 1.0  # seconds: what takes as long needs no third call to warm up
 MEMORY = "MB of memory"  # what a peak is compared with
 
@@ -172,7 +169,6 @@ def _warm_up(call: Call) -> _Entry:
 
 def _time(call: Call, repeats: int) -> float:
     time.sleep(PAUSE)
-    NEUTRAL.max()  # the caches hold nothing of the call, nor of whoever was timed before it
     start = time.perf_counter()
     for _ in range(repeats):
         call()
