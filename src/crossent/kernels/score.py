@@ -28,7 +28,6 @@ from crossent.kernels.tile import LINES
 from crossent.kernels.turning import VECTOR, turn_in
 
 FINE, INFINITE, IGNORED, MISSING, UNKNOWN, OUTSIDE, NOT_ONE = range(7)
-STATES = 7
 I32 = np.int32
 U64 = np.uint64
 LEAST_LANES = 16  # a vector of float32
