@@ -356,6 +356,23 @@ def test_float16_is_multiplied_before_it_is_rounded(reduction: str) -> None:
     assert ((z.grad.double() - exact).abs() / unit).max() <= 0.51
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.25, 0.3, -7.0])
+@pytest.mark.parametrize("kept", [False, True])
+def test_bfloat16_is_rounded_once(scale: float, kept: bool) -> None:
+    z = example(64, 16, dtype=torch.bfloat16).detach().requires_grad_()
+    y = labels(64, 16)
+    value = crossent.cross_entropy(z, y) * scale
+    value.backward(retain_graph=kept)
+    exact = crossent.CrossEntropy().value_and_grad(z.double(), y)[1] * scale
+    assert z.grad is not None
+    once = z.grad.clone()
+    unit = 2.0 ** (torch.frexp(exact)[1] - 8).double()
+    assert ((once.double() - exact).abs() / unit).max() <= 0.51
+    if kept:
+        value.backward()
+        same(z.grad, 2 * once, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_without_a_numpy_type_for_them(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ gradients in targets and weights) is computed by torch_plain.py.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
@@ -139,11 +140,19 @@ def _backward(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> tuple[Tens
     loss = _loss(tuple(ctx.options))
     if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
         result = _gradient(torch_plain.value(loss, *call), logits, upstream)
-    elif gradient.shape == logits.shape:
+    elif gradient.shape == logits.shape and _is_rounded_once(gradient, upstream):
         result = scaled(gradient, _along(loss, upstream))
     else:
         result = _operator(*call, upstream, *ctx.options)[1]
     return result, *nothing
+
+
+def _is_rounded_once(gradient: Tensor, upstream: Tensor) -> bool:
+    """Return whether gradient * upstream has one rounding: a half type has had its own already."""
+    if gradient.dtype not in HALF_TYPES:
+        return True
+    known = type(upstream) is Tensor  # else a compiler's stand-in: it holds no numbers
+    return known and abs(math.frexp(float(upstream))[0]) == 0.5  # a power of two moves exponents
 
 
 def _gradient(value: Tensor, logits: Tensor, upstream: Tensor | None = None) -> Tensor:
@@ -189,12 +198,10 @@ def value(
     if not _have_kernel(logits, y, w, weights):
         zero = torch_checks.check(loss, logits, y, w, weights)
         return torch_plain.value(loss, logits, y, w, weights, normalizer) + zero
-    wanted, half = is_wanted(logits), logits.dtype in HALF_TYPES
-    if wanted and half and loss.reduction == "none":
-        logits, half = logits.float(), False  # each loss has its own upstream: round after that
-    # A half type's gradient is left to the backward pass, which knows what to multiply it by
-    # before it is rounded: divided by a large batch, float16 would lose it.
-    upstream = torch.ones(()) if wanted and not half else None
+    wanted = is_wanted(logits)
+    if wanted and logits.dtype in HALF_TYPES and loss.reduction == "none":
+        logits = logits.float()  # each loss has its own upstream: round after that
+    upstream = torch.ones(()) if wanted and _may_be_rounded(logits) else None
     found: Tensor = _operator(logits, y, w, weights, normalizer, upstream, *_options(loss))[0]
     return found
 
@@ -205,6 +212,17 @@ def _have_kernel(logits: Tensor, *others: Tensor | None) -> bool:
         return False
     weights = others[-1]
     return (weights is None or weights.ndim < 2) and not are_transformed(logits, *others)
+
+
+def _may_be_rounded(logits: Tensor) -> bool:
+    """Return whether the gradient may get its type before it is known what comes from above.
+
+    Else it is left to the backward pass. Divided by a large batch, float16 would lose it, which is
+    why losses are scaled; those of bfloat16 mostly are not, but a compiler does not see that.
+    """
+    if logits.dtype == torch.bfloat16:
+        return not torch.compiler.is_compiling()
+    return logits.dtype != torch.float16
 
 
 def value_and_grad(
