@@ -18,6 +18,8 @@ from crossent.kernels.intrinsics import (
     select,
 )
 
+I32 = np.int32
+U64 = np.uint64
 F32 = np.float32
 F64 = np.float64
 
@@ -33,7 +35,12 @@ def exp_of_negative(x):
 
 
 def log1p(x):
-    """Return ln(1 + x): float64 for any x >= 0; float32 for x in [0, 1]."""
+    """Return ln(1 + x) for x >= 0."""
+    raise AssertionError("kernels are compiled")
+
+
+def log1p_of_share(x):
+    """Return ln(1 + x) for x in [0, 1]."""
     raise AssertionError("kernels are compiled")
 
 
@@ -78,6 +85,11 @@ def _log1p(x):
     return _log1p32 if x == types.float32 else _log1p64
 
 
+@device_overload(log1p_of_share)
+def _log1p_of_share(x):
+    return _log1p_of_share32 if x == types.float32 else _log1p64
+
+
 @device
 def add_exactly(total, lost, x):
     """Return total + x, and lost plus what that addition rounds away (two-sum), in float64."""
@@ -106,7 +118,7 @@ def at_least(x, low):
 
 
 def _exp32(x, m):
-    return _raised_exp32(x, m) * F32(2.0**-64)
+    return raised_exp(x, m) * F32(2.0**-64)
 
 
 def _exp_of_negative32(x):
@@ -218,7 +230,7 @@ def exp64_tail(r):
     return fma(q, r, 5.000000000000011e-01)
 
 
-def _log1p32(x):
+def _log1p_of_share32(x):
     q = F32(2.0729539246347253e-3)
     q = fma(q, x, F32(-1.3631509433748398e-2))
     q = fma(q, x, F32(4.19814167686092e-2))
@@ -232,14 +244,40 @@ def _log1p32(x):
     return fma(x * x, q, x)
 
 
+# w = 1 + x is 2**k f with f in [sqrt(1/2), sqrt(2)): before k is cut off its bits, the distance
+# from sqrt(1/2) to 1 is added to them. What rounding w took is added to f - 1 again.
+
+ROOT32, BELOW_ONE32 = 0x3F3504F3, 0x3F800000 - 0x3F3504F3
+ROOT64, BELOW_ONE64 = 0x3FE6A09E667F3BCD, 0x3FF0000000000000 - 0x3FE6A09E667F3BCD
+
+
+def _log1p32(x):
+    w = F32(1.0) + x
+    shifted = I32(bits(w) + BELOW_ONE32)  # I32: the compiler's sums of integers have 64 bits
+    k = I32(I32(shifted >> 23) - 127)
+    f = from_bits(I32(I32(shifted & 0x7FFFFF) + ROOT32))
+    power = from_bits(I32(I32(127 - k) << 23))
+    r = fma(x - (w - F32(1.0)), power, f - F32(1.0))
+    q = F32(-0.07621756)
+    q = fma(q, r, F32(0.12905261))
+    q = fma(q, r, F32(-0.132434))
+    q = fma(q, r, F32(0.14181732))
+    q = fma(q, r, F32(-0.16609026))
+    q = fma(q, r, F32(0.20001976))
+    q = fma(q, r, F32(-0.25001585))
+    q = fma(q, r, F32(0.33333325))
+    q = fma(q, r, F32(-0.49999988))
+    value = fma(F32(k), F32(0.693359375), fma(F32(k), F32(-2.12194440e-4), fma(r * r, q, r)))
+    return select(w < F32(np.inf), value, w)  # w may be NaN too
+
+
 def _log1p64(x):
     w = 1.0 + x
-    lost = (x - (w - 1.0)) / w  # what rounding 1 + x took, as a share of w
-    # w = 2**k f with f in [sqrt(1/2), sqrt(2)): add the distance to sqrt(1/2) before cutting k off
-    shifted = bits(w) + (0x3FF0000000000000 - 0x3FE6A09E667F3BCD)
-    k = F64((shifted >> 52) - 1023)
-    f = from_bits((shifted & 0xFFFFFFFFFFFFF) + 0x3FE6A09E667F3BCD)
-    s = (f - 1.0) / (f + 1.0)
+    shifted = bits(w) + BELOW_ONE64
+    k = (shifted >> 52) - 1023
+    f = from_bits((shifted & 0xFFFFFFFFFFFFF) + ROOT64)
+    r = fma(x - (w - 1.0), from_bits((1023 - k) << 52), f - 1.0)
+    s = r / (2.0 + r)
     v = s * s
     q = 0.14796728734453327
     q = fma(q, v, 0.15313976905613955)
@@ -248,8 +286,9 @@ def _log1p64(x):
     q = fma(q, v, 0.28571428742825145)
     q = fma(q, v, 0.39999999999412883)
     q = fma(q, v, 0.6666666666666735)
-    small = fma(k, 1.9082149292705877e-10, fma(s * v, q, lost))
-    value = fma(k, 0.6931471803691238, 2.0 * s + small)
+    half = 0.5 * r * r
+    small = fma(F64(k), 1.9082149292705877e-10, s * fma(v, q, half))
+    value = fma(F64(k), 0.6931471803691238, r - (half - small))
     return select(w < np.inf, value, w)  # w may be NaN too
 
 

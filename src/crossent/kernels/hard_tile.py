@@ -1,9 +1,10 @@
 """One tile of rows with one right class each, and no option that spreads it. See tile.py."""
 
 import numpy as np
+from numba import types
 
-from crossent.kernels.compiler import device
-from crossent.kernels.elementary import F64, add_exactly, exp_of_scaled, raised_exp
+from crossent.kernels.compiler import device, device_overload
+from crossent.kernels.elementary import F64, U64, add_exactly, exp_of_difference, raised_exp
 from crossent.kernels.intrinsics import magnitude, select
 from crossent.kernels.rows import TINY, fetch_share, finish, lowering
 from crossent.kernels.tile import (
@@ -25,8 +26,9 @@ FOLD = 4  # classes whose partial sum is then folded into float64: each addition
 def take_targets(targets, tile, score):
     """Take the targets' scores out of the tile."""
     for i in range(targets.size):
-        score[i] = tile[targets[i], i]
-        tile[targets[i], i] = -np.inf
+        x, lane = U64(targets[i]), U64(i)  # unsigned: nothing to add to a negative index
+        score[i] = tile[x, lane]
+        tile[x, lane] = -np.inf
 
 
 @device
@@ -44,18 +46,37 @@ def exponentiate_tile(tile, m, partial, others, lost, soon):
                 scores[i] = e
                 partial[i] += e
         for i in range(others.size):
-            others[i], lost[i] = add_exactly(others[i], lost[i], F64(partial[i]))
+            others[i], lost[i] = fold(others[i], lost[i], partial[i])
     for i in range(others.size):
         others[i] = (others[i] + lost[i]) * lowering(tile)
 
 
+def fold(total, lost, x):
+    """Return the float64 total + x, and lost plus what that rounds away, if it is of any weight."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(fold)
+def _fold(total, lost, x):
+    if x == types.float32:
+        return lambda total, lost, x: (total + F64(x), lost)
+    return lambda total, lost, x: add_exactly(total, lost, x)
+
+
 @device
-def finish_tile(m, score, others, loss, total):
-    """Store the loss and the sum of exponentials of every row."""
-    for i in range(loss.size):
-        own = exp_of_scaled(score[i], F64(m[i]), 1.0, score)
-        loss[i] = finish(F64(m[i]) - F64(score[i]), others[i], own)
-        total[i] = others[i] + own
+def finish_tile(m, score, own, narrow, others, loss, total):
+    """Store the loss and the sum of exponentials of every row.
+
+    In loops of few steps, each for one type: float32 beside float64 gets half vectors.
+    """
+    for i in range(own.size):
+        own[i] = exp_of_difference(score[i], m[i])
+    for i in range(own.size):
+        total[i], narrow[i] = others[i] + own[i], others[i]
+    for i in range(own.size):
+        own[i] = finish(m[i] - score[i], narrow[i], own[i])
+    for i in range(own.size):  # ln(1 + x) = x, where that may not be a normal float32
+        loss[i] = select(others[i] < TINY, others[i], F64(own[i]))
 
 
 @device
@@ -71,6 +92,15 @@ def weigh_tile(count, scale, lanes):
         lanes[LOSS + i] = select(weight != 0.0, weight * lanes[LOSS + i], 0.0)
         lanes[PULL + i] = select(weight != 0.0, weight * scale / total, 0.0)
     return spoilt
+
+
+@device
+def put_targets(targets, weight, others, factor, slope, tile):
+    """Put the gradient in the targets' scores, -others * factor, into the tile."""
+    for i in range(slope.size):
+        slope[i] = select(weight[i] != 0.0, -others[i] * factor[i], 0.0)  # not -0.0
+    for i in range(targets.size):
+        tile[U64(targets[i]), U64(i)] = slope[i]
 
 
 @device
@@ -99,20 +129,18 @@ def hard_tile(
     tile, targets, row_weight, options, scale, count, losses, gradient, space, lanes, soon
 ):
     """Report the losses of a tile of scores; turn it into their gradient if that is wanted."""
-    m, score, partial = space[0], space[1], space[2]
+    m, score, partial, narrow = space[0], space[1], space[2], space[3]
     weight, others = lanes[WEIGHT : WEIGHT + LINES], lanes[OTHERS : OTHERS + LINES]
     loss, factor = lanes[LOSS : LOSS + LINES], lanes[PULL : PULL + LINES]
     take_maxima(tile, count, m, partial)
     take_targets(targets, tile, score)
     load_weights(row_weight, count, weight)
     exponentiate_tile(tile, m, partial, others, factor, soon)
-    finish_tile(m, score, others, loss, factor)
+    finish_tile(m, score, partial, narrow, others, loss, factor)
     spoilt = weigh_tile(count, scale, lanes)
     report(count, 1, lanes, losses)
     if gradient.size:
         scale_tile(tile, factor, partial, count)
-        for i in range(count):
-            own = -lanes[OTHERS + i] * lanes[PULL + i]
-            tile[targets[i], i] = select(weight[i] != 0.0, own, 0.0)  # not -0.0
+        put_targets(targets, weight, others, factor, score, tile)
         if spoilt:
             leave_out(weight, tile)

@@ -94,22 +94,26 @@ def power_at_end(typing_context, t):
 
 @intrinsic
 def bits(typing_context, a):
-    """Return the bits of a float64 as an int64."""
+    """Return the bits of a float as an integer of as many."""
+    integer = types.int32 if a == types.float32 else types.int64
 
     def lower(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(64))
+        return builder.bitcast(arguments[0], ir.IntType(integer.bitwidth))
 
-    return types.int64(types.float64), lower
+    return integer(a), lower
 
 
 @intrinsic
 def from_bits(typing_context, a):
-    """Return the float64 whose bits are the int64 a."""
+    """Return the float whose bits are an integer's."""
+    real, kind = {32: (types.float32, ir.FloatType()), 64: (types.float64, ir.DoubleType())}[
+        a.bitwidth
+    ]
 
     def lower(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.DoubleType())
+        return builder.bitcast(arguments[0], kind)
 
-    return types.float64(types.int64), lower
+    return real(a), lower
 
 
 @intrinsic

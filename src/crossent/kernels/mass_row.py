@@ -278,15 +278,20 @@ def add_up(row, m, excluded, sharpness, masses, spread, like, buffer, spare, wor
 
 
 @device
-def finish_masses(gap, own_mass, others, own, rest, rest_gap, m, z_loss):
+def log_of_rest(gap, others, own):
+    """Return ln(others + own), where the larger of the two is about 1: others if gap > 0."""
+    return log1p(select(gap == 0.0, others, (others - 1.0) + own))
+
+
+@device
+def finish_masses(gap, own_mass, others, own, log_rest, rest, rest_gap, m, z_loss):
     """Return the loss, the z-loss, and the factors of p and of the excluded class, unweighted."""
-    log_rest = log1p(select(gap == 0.0, others, (others - 1.0) + own))
-    lse, total = m + log_rest, others + own
+    lse, share = m + log_rest, 1.0 / (others + own)
     loss = rest * log_rest + rest_gap
     loss += select(own_mass != 0.0, own_mass * (gap + log_rest), 0.0)
     pull = 2.0 * z_loss * lse
-    own_slope = (rest + pull) * (own / total) - own_mass * (others / total)
-    return loss, z_loss * lse * lse, (rest + own_mass + pull) / total, own_slope
+    own_slope = (rest + pull) * (own * share) - own_mass * (others * share)
+    return loss, z_loss * lse * lse, (rest + own_mass + pull) * share, own_slope
 
 
 @device
@@ -321,8 +326,9 @@ def mass_row(row, targets, i, options, factor, gradient, space, soon):
     if rest + mass == 0.0 and z_loss == 0.0:  # nothing to learn, whatever the scores hold
         gradient[:] = 0
         return 0.0, 0.0
+    log_rest = log_of_rest(gap, others, own)
     loss, penalty, a, own_slope = finish_masses(
-        gap, mass, others, own, rest, rest_gap, sharpness * F64(m), z_loss
+        gap, mass, others, own, log_rest, rest, rest_gap, sharpness * F64(m), z_loss
     )
     if z_loss > 0.0 and softcap is None and m == 0.0 and largest(row) == np.inf:
         penalty = np.inf  # the limit hides how high the scores were

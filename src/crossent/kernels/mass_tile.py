@@ -1,19 +1,22 @@
 """One tile of rows with target masses and every option, as in mass_row.py. See tile.py."""
 
+import numpy as np
 from numba import types
 
 from crossent.kernels.compiler import device, device_overload
-from crossent.kernels.elementary import F64, add_exactly, exp_of_scaled
+from crossent.kernels.elementary import F64, U64, add_exactly, exp_of_scaled
 from crossent.kernels.intrinsics import select
-from crossent.kernels.mass_row import cap, finish_masses
-from crossent.kernels.rows import fetch_share
+from crossent.kernels.mass_row import cap, finish_masses, log_of_rest
+from crossent.kernels.rows import fetch_share, largest
 from crossent.kernels.tile import (
     GAP,
     LINES,
+    LOG_REST,
     LOSS,
     LOSS_SUM,
     LOST,
     OTHERS,
+    OWN,
     OWN_MASS,
     OWN_SLOPE,
     PENALTY,
@@ -31,6 +34,7 @@ from crossent.kernels.tile import (
     take_maxima,
 )
 
+FOLD = 4  # classes whose gaps are summed in the scores' own type
 WIDE_FOLD = 8  # float64: classes whose sum is then added exactly
 
 
@@ -60,7 +64,7 @@ def take_excluded(targets, scores, m, winners, excluded):
 def _take_excluded(targets, scores, m, winners, excluded):
     def given(targets, scores, m, winners, excluded):
         for i in range(targets.size):
-            excluded[i] = targets[i]
+            excluded[i] = U64(targets[i])  # unsigned: nothing to add to a negative index
 
     def first(targets, scores, m, winners, excluded):
         last = scores.shape[0] - 1
@@ -70,7 +74,7 @@ def _take_excluded(targets, scores, m, winners, excluded):
             for i in range(winners.size):
                 winners[i] = select(row[i] == m[i], number, winners[i])
         for i in range(winners.size):
-            excluded[i] = winners[i]
+            excluded[i] = U64(winners[i])
 
     return given if targets.ndim == 1 else first
 
@@ -99,42 +103,48 @@ def _own_mass_of(targets, i, j, gain, base):
     return lambda targets, i, j, gain, base: mass_of(targets, i, j, gain, base)
 
 
-@device
-def add_up_tile(scores, targets, gain, base, spread, sharpness, excluded, like, work, lanes, soon):
-    """Store exponentials in work; add up OTHERS, REST and GAP over all but the excluded class."""
-    lanes[OTHERS:LOSS_SUM] = 0.0
-    for j in range(scores.shape[0]):
-        fetch_share(soon, j * LINES)
-        add_others(scores[j], sharpness, j, excluded, like, work[j], lanes)
-        if spread:
-            add_masses(scores[j], targets, j, gain[j], base[j], excluded, lanes)
-        if like.itemsize == 8 and j % WIDE_FOLD == WIDE_FOLD - 1:
-            put_by(lanes)
-    if like.itemsize == 8:
-        put_by(lanes)
-        for k in range(OTHERS, OTHERS + TOTAL):
-            lanes[k] = lanes[k + TOTAL] + lanes[k + LOST]
+def add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
+    """Add up REST, the masses t of all but the excluded class, and GAP, their t (m - s)."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(add_masses)
+def _add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
+    def of_classes(scores, m, targets, gain, base, excluded, spare, lanes):
+        rests, shares, partial = spare
+        top = largest(base)
+        for i in range(targets.size):
+            x = excluded[i]
+            lanes[REST + i] = rests[x]
+            scores[x, U64(i)] = m[i]  # what costs nothing
+        for start in range(0, scores.shape[0], FOLD):
+            partial[:] = 0.0
+            for j in range(start, min(start + FOLD, scores.shape[0])):
+                add_gaps(scores[j], m, shares[j], partial)
+            for i in range(partial.size):
+                lanes[GAP + i] += top * partial[i]
+            put_by(start // FOLD, scores, GAP, GAP + LINES, lanes)
+        take_totals(scores, GAP, GAP + LINES, lanes)
+
+    def of_rows(scores, m, targets, gain, base, excluded, spare, lanes):
+        for j in range(scores.shape[0]):
+            add_each(scores[j], targets, j, gain[j], base[j], excluded, lanes)
+            put_by(j, scores, REST, GAP + LINES, lanes)
+        take_totals(scores, REST, GAP + LINES, lanes)
+
+    return of_classes if targets.ndim == 1 else of_rows
 
 
 @device
-def put_by(lanes):
-    """Add the sums of a few classes to those of all before them, exactly."""
-    for k in range(OTHERS, OTHERS + TOTAL):
-        total, lost = add_exactly(lanes[k + TOTAL], lanes[k + LOST], lanes[k])
-        lanes[k + TOTAL], lanes[k + LOST], lanes[k] = total, lost, 0.0
+def add_gaps(scores, m, share, partial):
+    """Add share * (m - s) of a class; no share costs nothing: 0 * inf = 0."""
+    if share != 0.0:
+        for i in range(partial.size):
+            partial[i] += share * (m[i] - scores[i])
 
 
 @device
-def add_others(scores, sharpness, j, excluded, like, work, lanes):
-    """Store the exponentials of class j, and add them where it is not the excluded class."""
-    for i in range(work.size):
-        e = exp_of_scaled(scores[i], lanes[M + i], sharpness, like)
-        work[i] = e
-        lanes[OTHERS + i] += select(excluded[i] == j, 0.0, e)
-
-
-@device
-def add_masses(scores, targets, j, gain, base, excluded, lanes):
+def add_each(scores, targets, j, gain, base, excluded, lanes):
     """Add the masses t of class j and t (m - s), where it is not the excluded class."""
     for i in range(excluded.size):
         t = select(excluded[i] == j, 0.0, mass_of(targets, i, j, gain, base))
@@ -144,24 +154,59 @@ def add_masses(scores, targets, j, gain, base, excluded, lanes):
 
 
 @device
+def add_others(scores, sharpness, like, work, lanes, soon):
+    """Store exponentials in work, and their sums in OTHERS."""
+    for j in range(scores.shape[0]):
+        fetch_share(soon, j * LINES)
+        values, e = scores[j], work[j]
+        for i in range(e.size):
+            e[i] = exp_of_scaled(values[i], lanes[M + i], sharpness, like)
+            lanes[OTHERS + i] += e[i]
+        put_by(j, like, OTHERS, OTHERS + LINES, lanes)
+    take_totals(like, OTHERS, OTHERS + LINES, lanes)
+
+
+@device
+def put_by(step, like, start, stop, lanes):
+    """Add, now and then, new sums to those of all steps before, exactly; in float64 it matters."""
+    if like.itemsize == 8 and step % WIDE_FOLD == WIDE_FOLD - 1:
+        for k in range(start, stop):
+            total, lost = add_exactly(lanes[k + TOTAL], lanes[k + LOST], lanes[k])
+            lanes[k + TOTAL], lanes[k + LOST], lanes[k] = total, lost, 0.0
+
+
+@device
+def take_totals(like, start, stop, lanes):
+    """Add the last new sums to those put by."""
+    if like.itemsize == 8:
+        for k in range(start, stop):
+            total, lost = add_exactly(lanes[k + TOTAL], lanes[k + LOST], lanes[k])
+            lanes[k] = total + lost
+
+
+@device
 def finish_mass_tile(count, sharpness, z_loss, scale, like, lanes):
     """Turn sums into losses and z-losses, and the factors PULL of p, PUSH of t, OWN_SLOPE.
 
     Return how many rows have no gradient.
     """
     without = 0
+    for i in range(count):  # in loops of few steps, as many as there are registers for
+        lanes[OWN + i] = exp_of_scaled(lanes[SCORE + i], lanes[M + i], sharpness, like)
     for i in range(count):
-        m, score, own_mass = lanes[M + i], lanes[SCORE + i], lanes[OWN_MASS + i]
-        others, rest, gap = lanes[OTHERS + i], lanes[REST + i], lanes[GAP + i]
-        own = exp_of_scaled(score, m, sharpness, like)
+        gap = lanes[M + i] - lanes[SCORE + i]
+        lanes[LOG_REST + i] = log_of_rest(gap, lanes[OTHERS + i], lanes[OWN + i])
+    for i in range(count):
+        rest, own_mass = lanes[REST + i], lanes[OWN_MASS + i]
         loss, penalty, pull, slope = finish_masses(
-            sharpness * (m - score),
+            sharpness * (lanes[M + i] - lanes[SCORE + i]),
             own_mass,
-            others,
-            own,
+            lanes[OTHERS + i],
+            lanes[OWN + i],
+            lanes[LOG_REST + i],
             rest,
-            sharpness * gap,
-            sharpness * m,
+            sharpness * lanes[GAP + i],
+            sharpness * lanes[M + i],
             z_loss,
         )
         learns = select(rest + own_mass == 0.0, z_loss != 0.0, True)  # whatever the scores hold
@@ -204,8 +249,9 @@ def mass_tile(
 ):
     """Report the losses of a tile of scores; turn it into their gradient if that is wanted."""
     gain, base, z_loss, softcap, sharpness = options
-    near, work, excluded, capped, slope = space
+    near, work, excluded, capped, slope, spare = space
     m, winners, weight = near[0], near[1], lanes[WEIGHT : WEIGHT + LINES]
+    lanes[OTHERS:LOSS_SUM] = 0.0
     scores = cap_tile(tile, softcap, capped, slope)
     take_maxima(scores, count, m, lanes[REACHED : REACHED + LINES])
     load_weights(row_weight, count, weight)
@@ -214,16 +260,20 @@ def mass_tile(
         lanes[M + i] = m[i]
     for i in range(count):
         x = excluded[i]
-        lanes[SCORE + i] = scores[x, i]
+        lanes[SCORE + i] = scores[x, U64(i)]
         lanes[OWN_MASS + i] = own_mass_of(targets, i, x, gain[x], base[x])
-    spread = targets.ndim == 2 or base.any()  # else only the excluded class has mass
-    add_up_tile(scores, targets, gain, base, spread, sharpness, excluded, tile, work, lanes, soon)
+    if targets.ndim == 2 or base.any():  # else only the excluded class has mass
+        add_masses(scores, m, targets, gain, base, excluded, spare, lanes)
+    for i in range(count):
+        scores[excluded[i], U64(i)] = -np.inf
+    add_others(scores, sharpness, tile, work, lanes, soon)
     without = finish_mass_tile(count, sharpness, z_loss, scale, tile, lanes)
     report(count, 2, lanes, losses)
     if gradient.size:
         for j in range(tile.shape[0]):
             write_gradient(work[j], targets, j, gain[j], base[j], slope, lanes, tile[j])
         for i in range(count):
-            tile[excluded[i], i] = lanes[OWN_SLOPE + i] * derivative(slope, i, excluded[i])
+            x, lane = excluded[i], U64(i)
+            tile[x, lane] = lanes[OWN_SLOPE + i] * derivative(slope, i, x)
         if without:
             leave_out(weight, tile)

@@ -82,11 +82,20 @@ def fetch_share(soon, start):
     fetch_part(gradient, place + start, size)
 
 
-@device
 def fetch_part(memory, start, size):
     """Ask for one part of a stretch of memory, line by line."""
-    for i in range(start, min(start + size, memory.size), LINE // memory.itemsize):
-        fetch(memory, i)
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(fetch_part)
+def _fetch_part(memory, start, size):
+    step = LINE * 8 // memory.dtype.bitwidth  # not divided anew for every part
+
+    def lines(memory, start, size):
+        for i in range(start, min(start + size, memory.size), step):
+            fetch(memory, i)
+
+    return lines
 
 
 @device
@@ -103,7 +112,7 @@ def edit(scores, excluded, size, buffer):
 @device
 def finish(gap, others, own):
     """Return the loss, -ln(own / (others + own)), where gap = m - score of the target >= 0."""
-    return gap + log1p(others if gap == 0.0 else (others - 1.0) + own)
+    return gap + log1p(others if gap == 0.0 else (others - type(gap)(1.0)) + own)
 
 
 @device

@@ -48,18 +48,41 @@ def new_space(logits, options):
 @device_overload(new_space)
 def _new_space(logits, options):
     def of_masses(logits, options):
-        softcap, classes = options[3], logits.shape[1]
+        base, softcap, classes = options[1], options[3], logits.shape[1]
+        near = new_near(logits, softcap)
         return (
-            new_near(logits, softcap),
+            near,
             np.zeros((classes, LINES)),
-            np.zeros(LINES, np.int64),
+            np.zeros(LINES, np.uint64),
             new_tile(softcap, classes),
             new_tile(softcap, classes),
+            (sums_of_others(base), shares_of(base, near), near[2]),
         )
 
     if isinstance(options, types.NoneType):
         return lambda logits, options: new_near(logits, options)
     return of_masses
+
+
+@device
+def sums_of_others(values):
+    """Return for every value the sum of all others."""
+    found, before, after = np.zeros(values.size), 0.0, 0.0
+    for j in range(values.size):
+        last = values.size - 1 - j
+        found[j] += before
+        found[last] += after
+        before, after = before + values[j], after + values[last]
+    return found
+
+
+@device
+def shares_of(values, like):
+    """Return numbers >= 0 divided by the largest, which may be none of the type they get."""
+    shares, top = np.zeros(values.size, like.dtype), values.max()
+    for j in range(values.size):
+        shares[j] = values[j] / top if top > 0.0 else 0.0
+    return shares
 
 
 def new_near(logits, softcap):
@@ -70,8 +93,8 @@ def new_near(logits, softcap):
 @device_overload(new_near)
 def _new_near(logits, softcap):
     if isinstance(softcap, types.NoneType):
-        return lambda logits, softcap: scratch_like(logits, 3 * LINES).reshape(3, LINES)
-    return lambda logits, softcap: np.empty((3, LINES))
+        return lambda logits, softcap: scratch_like(logits, 4 * LINES).reshape(4, LINES)
+    return lambda logits, softcap: np.empty((4, LINES))
 
 
 def new_tile(wanted, classes):

@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 
 from crossent.kernels.compiler import device, device_overload, kernel
-from crossent.kernels.elementary import F64, add_exactly, at_least, exp_of_negative, log1p
+from crossent.kernels.elementary import F64, add_exactly, at_least, exp_of_negative, log1p_of_share
 from crossent.kernels.halves import put, read, scratch_like
 from crossent.kernels.intrinsics import fma, magnitude, reordered_add, select
 from crossent.kernels.rows import sum_of
@@ -39,7 +39,7 @@ def binary(z, a, b):
     """Return the binary cross-entropy and its derivative for masses a on 1 and b on 0."""
     zero = type(z)(0.0)
     up, down, e = both_sigmoids(z)
-    rest = log1p(e)
+    rest = log1p_of_share(e)
     positive = select(a != zero, a * (at_least(-z, zero) + rest), zero)  # 0 * inf = 0
     negative = select(b != zero, b * (at_least(z, zero) + rest), zero)
     return positive + negative, fma(b, up, -a * down)
@@ -186,4 +186,4 @@ def sigmoid_each(logits, logarithm, out):
     for i in range(logits.size):
         z = read(logits[i])
         up, _, e = both_sigmoids(z)
-        put(out, i, select(logarithm, -(at_least(-z, type(z)(0.0)) + log1p(e)), up))
+        put(out, i, select(logarithm, -(at_least(-z, type(z)(0.0)) + log1p_of_share(e)), up))

@@ -11,7 +11,7 @@ from crossent.kernels.elementary import add_exactly
 from crossent.kernels.intrinsics import select
 from crossent.kernels.rows import largest, limit
 
-LINES = 144  # whole vectors, but no power of two: columns of one would crowd a few cache sets
+LINES = 240  # whole vectors, but no power of two: columns of one would crowd a few cache sets
 
 # What formulas read and write for each row of a tile lies in one array, in stretches that begin
 # here: were they arrays of their own, the compiler could not tell that they do not overlap.
@@ -19,10 +19,11 @@ LINES = 144  # whole vectors, but no power of two: columns of one would crowd a 
 M, SCORE, REACHED, WEIGHT, OWN_MASS, LOSS, PENALTY, PULL, PUSH, OWN_SLOPE = range(
     0, 10 * LINES, LINES
 )
-OTHERS, REST, GAP = range(10 * LINES, 13 * LINES, LINES)
+OWN, LOG_REST = range(10 * LINES, 12 * LINES, LINES)
+OTHERS, REST, GAP = range(12 * LINES, 15 * LINES, LINES)
 TOTAL, LOST = 3 * LINES, 6 * LINES  # beyond a sum: that of all classes before, what rounding lost
-LOSS_SUM, LOSS_LOST = 19 * LINES, 21 * LINES  # two each: losses, z-losses
-STRETCHES = 23
+LOSS_SUM, LOSS_LOST = 21 * LINES, 23 * LINES  # two each: losses, z-losses
+STRETCHES = 25
 
 
 @device
