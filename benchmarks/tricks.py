@@ -83,7 +83,7 @@ TRICKS = (
         "2",
     ),
     Trick(
-        "45 bits of exp for float32 scores with options",
+        "44 bits of exp for float32 scores with options",
         "float64 is needed for differences, all of its bits are not",
         "elementary.py",
         (

@@ -55,7 +55,7 @@ def raised_exp(x, m):
 def exp_of_scaled(x, m, sharpness, like):
     """Return exp(sharpness (x - m)) in float64 for float64 m and x <= m.
 
-    To all bits if the scores came as an array like `like` of float64, else to 45.
+    To all bits if the scores came as an array like `like` of float64, else to 44.
     """
     raise AssertionError("kernels are compiled")
 
@@ -175,9 +175,9 @@ def _exp_of_scaled32(x, m, sharpness, like):
 
 @device
 def near_exp(x):
-    """Return exp(x) for float64 x <= 0 to 45 bits, 0 for x below -708."""
+    """Return exp(x) for float64 x <= 0 to 44 bits, 0 for x below -500."""
     t = fma(x, 1.4426950408889634, SHIFT64)
-    r = remainder64(x, t - SHIFT64)
+    r = fma(t - SHIFT64, -0.6931471805599453, x)
     q = 2.7493060178156324e-06
     q = fma(q, r, 2.488080952255987e-05)
     q = fma(q, r, 0.00019841539099528415)
@@ -186,7 +186,7 @@ def near_exp(x):
     q = fma(q, r, 0.04166666696223545)
     q = fma(q, r, 0.1666666666726521)
     q = fma(q, r, 0.49999999999664324)
-    return select(x < -708.0, 0.0, fma(fma(q, r, 1.0), r, 1.0) * power_at_end(t))
+    return select(x < -500.0, 0.0, fma(fma(q, r, 1.0), r, 1.0) * power_at_end(t))
 
 
 @device

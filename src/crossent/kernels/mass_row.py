@@ -228,9 +228,10 @@ def _add_masses(scores, m, masses):
 
 def add_equal(scores, m, masses):
     """Do what `add_masses` does for one mass, not 0, of every class."""
-    gap = 0.0
+    kind = type(read(scores[0]))  # where no term is negative, that is good enough for a loss
+    top, gap = kind(m), kind(0.0)
     for j in range(scores.size):
-        gap = reordered_add(gap, m - F64(read(scores[j])))
+        gap = reordered_add(gap, top - read(scores[j]))
     return masses * scores.size, masses * gap
 
 
