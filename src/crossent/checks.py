@@ -412,9 +412,8 @@ def no_z_loss(z_loss: float) -> None:
 
 
 def _finite_and_not_negative(name: str, array: Array) -> None:
-    wrong = ~(np.isfinite(array) & (array >= 0))
-    if wrong.any():
-        position = _position(wrong)
+    if array.size and not (array.min() >= 0 and array.max() < np.inf):  # twice as fast as to look
+        position = _position(~(np.isfinite(array) & (array >= 0)))  # for all that is wrong
         raise ValueError(f"{name}{position} is {array[position]}; a weight must be finite, >= 0")
 
 

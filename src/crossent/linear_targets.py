@@ -34,7 +34,7 @@ def prepare(loss: Any, value: Any, shape: tuple[int, ...], dtype: Any, weights: 
     if array.dtype.kind not in "iu" and array.ndim == len(shape):
         return _dense(array, shape, weights, each)
     indices = checks.targets(value, shape, len(shape) - 1)
-    y, ignored = on_arrays.index_targets(indices, shape[-1], loss.ignore_index)
+    y, ignored, _ = on_arrays.index_targets(indices, shape[-1], loss.ignore_index, weights, each)
     y, weights, mass = on_arrays.row_weights(y, ignored, weights, each)
     return _summed(lambda rows: y[rows], weights, mass, len(y))
 

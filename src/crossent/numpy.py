@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,12 @@ class Problem:
         What "mean" divides by.
     axis : int
         Where the classes were, counted from 0.
-    targets : array (N,) or (N, C)
+    given_targets : array (N,) or (N, C)
         Class indices, or probabilities.
-    weights : array (N,), (N, 1), (N, C) or empty
-        Sample weights, 0 where a row is ignored; empty for ones.
+    given_weights : array (N,), (N, 1), (N, C) or empty
+        Sample weights; empty for ones.
+    ignored_index : int or None
+        The class index that stands for none, if it is among the targets.
     """
 
     logits: Array
@@ -59,8 +62,23 @@ class Problem:
     flat_losses: bool
     weight: float
     axis: int
-    targets: Array
-    weights: Array
+    given_targets: Array
+    given_weights: Array
+    ignored_index: int | None = None
+
+    @cached_property
+    def _settled(self) -> tuple[Array, Array, Array]:
+        return row_weights(self.given_targets, self.ignored_index, self.given_weights, NO_ROW)
+
+    @property
+    def targets(self) -> Array:
+        """Targets of which all indices are classes."""
+        return self._settled[0]
+
+    @property
+    def weights(self) -> Array:
+        """Sample weights, 0 where a row is ignored; empty for ones."""
+        return self._settled[1]
 
     @property
     def samples(self) -> float:
@@ -237,7 +255,8 @@ def _overwrites(problem: Problem, out: Array) -> bool:
     """Return whether writing a row of out may change what a later row is computed from."""
     if np.may_share_memory(out, problem.logits) and out.ctypes.data != problem.logits.ctypes.data:
         return True
-    return np.may_share_memory(out, problem.targets) or np.may_share_memory(out, problem.weights)
+    given = problem.given_targets, problem.given_weights
+    return any(np.may_share_memory(out, array) for array in given)
 
 
 def _store_gradient(problem: Problem, gradient: Any, out: Array) -> None:
@@ -261,35 +280,37 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     z = _rows(logits, axis)
     weights = NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
     ignored = None  # none of the targets is
+    two_terms = loss.name == "softmax_binary_cross_entropy"
     if targets.dtype == np.int64:
-        y, ignored = index_targets(targets, classes, loss.ignore_index)
+        each = NO_ROW if two_terms else class_weight  # the second term counts every class anyway
+        y, ignored, weight = index_targets(targets, classes, loss.ignore_index, weights, each)
     else:
         y, weight = mass_targets(targets, weights, class_weight, axis)
-    if y.ndim == 1:
-        y, weights, row_weight = row_weights(y, ignored, weights, class_weight)
-        weight = float(row_weight.sum()) if row_weight.size else float(len(z))
-    if y.ndim == 1 and loss.is_plain:
-        kernel = _row_kernel(z, y, row_weight, None)
-    elif loss.name == "cross_entropy":
-        kernel = _row_kernel(z, y, weights, _mass_options(loss, y, class_weight, z.shape[1]))
+        if two_terms:
+            weight = float(weights.sum()) if weights.size else float(len(z))
+    if two_terms:
+        kernel = _two_term_kernel(loss, z, y, ignored, weights, class_weight)
+    elif y.ndim == 1 and loss.is_plain:
+        kernel = _row_kernel(z, y, ignored, weights, class_weight, None)
     else:
-        kernel = _two_term_kernel(loss, z, y, weights, class_weight)
-    if loss.name == "softmax_binary_cross_entropy":  # its second term counts every class anyway
-        weight = float(weights.sum()) if weights.size else float(len(z))
-    return Problem(z, kernel, row_shape, True, weight, axis, y, weights)
+        options = _mass_options(loss, y, class_weight, classes)
+        kernel = _row_kernel(z, y, ignored, weights, NO_ROW, options)
+    return Problem(z, kernel, row_shape, True, weight, axis, y, weights, ignored)
 
 
-def index_targets(targets: Array, classes: int, ignore_index: int) -> tuple[Array, int | None]:
-    """Return checked indices, and the one that is ignored if it is among them."""
+def index_targets(
+    targets: Array, classes: int, ignore_index: int, weights: Array, class_weight: Array
+) -> tuple[Array, int | None, float]:
+    """Return checked indices, the one that is ignored if any is, and what the others weigh."""
     flat = writable(np.ascontiguousarray(targets.reshape(-1)))
-    ignored, bad = sum_over_rows(
-        lambda start, stop, sums: scan.scan_indices(flat[start:stop], classes, ignore_index, sums),
-        len(flat),
-        1,
-    )
+
+    def look(a: int, b: int, sums: Array) -> None:
+        scan.scan_indices(flat[a:b], classes, ignore_index, weights[a:b], class_weight, sums)
+
+    weight, ignored, lost, bad = sum_over_rows(look, len(flat), 1, width=4).tolist()
     if bad:
         raise checks.bad_index(targets, classes, ignore_index)
-    return flat, ignore_index if ignored else None
+    return flat, ignore_index if ignored else None, weight + lost
 
 
 def row_weights(
@@ -303,13 +324,7 @@ def row_weights(
         return y, weights, weights
     indices, both = np.empty(len(y), np.int64), np.empty((2 if class_weight.size else 1, len(y)))
     index = -1 if ignored is None else ignored
-    sum_over_rows(
-        lambda a, b, _: scan.weigh_indices(
-            y[a:b], index, weights[a:b], class_weight, indices[a:b], both[:, a:b]
-        ),
-        len(y),
-        1,
-    )
+    scan.weigh_indices(y, index, weights, class_weight, indices, both)
     return indices, both[0], both[-1]
 
 
@@ -353,12 +368,16 @@ def _one_hot_indices(y: Array) -> Array | None:
     return indices if one_hot == len(y) else None
 
 
-def _row_kernel(z: Array, y: Array, weights: Array, options: Any) -> Kernel:
+def _row_kernel(
+    z: Array, y: Array, ignored: int | None, weights: Array, class_weight: Array, options: Any
+) -> Kernel:
     kernel = short_rows if z.shape[1] <= SHORT else long_rows
     z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
-        kernel(z[a:b], y[a:b], weights[a:b], options, scale, losses, gradient, sums)
+        # Only now and for these rows: arrays for all of them would be touched for the first time.
+        targets, _, weight = row_weights(y[a:b], ignored, weights[a:b], class_weight)
+        kernel(z[a:b], targets, weight, options, scale, losses, gradient, sums)
 
     return run
 
@@ -374,13 +393,16 @@ def _mass_options(loss: Any, y: Array, class_weight: Array, classes: int) -> tup
     return gain, base, loss.z_loss, loss.softcap, 1.0 / loss.temperature
 
 
-def _two_term_kernel(loss: Any, z: Array, y: Array, weights: Array, class_weight: Array) -> Kernel:
+def _two_term_kernel(
+    loss: Any, z: Array, y: Array, ignored: int | None, weights: Array, class_weight: Array
+) -> Kernel:
     each = class_weight if class_weight.size else np.ones(z.shape[1])
     z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
+        targets, weight, _ = row_weights(y[a:b], ignored, weights[a:b], NO_ROW)
         options = (each, loss.label_smoothing)
-        soft.two_term_rows(z[a:b], y[a:b], weights[a:b], *options, scale, losses, gradient, sums)
+        soft.two_term_rows(z[a:b], targets, weight, *options, scale, losses, gradient, sums)
 
     return run
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a quarter of what importing this package costs
     from concurrent.futures import Future, ThreadPoolExecutor
 
 CHUNK = 1 << 19  # scores, at most: long enough to hide the call, short enough to share out evenly
-LEAST = 1 << 17  # scores, at least: below, waking a helper takes as long as the work
+LEAST = 1 << 18  # scores, at least: below, waking a helper takes as long as the work
 SHARES = 16  # in how many chunks to cut what is in between
 
 _pool: ThreadPoolExecutor | None = None

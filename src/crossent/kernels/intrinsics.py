@@ -95,10 +95,10 @@ def power_at_end(typing_context, t):
 @intrinsic
 def bits(typing_context, a):
     """Return the bits of a float as an integer of as many."""
-    integer = types.int32 if a == types.float32 else types.int64
+    integer, kind = _OF_32_BITS[:2] if a == types.float32 else _OF_64_BITS[:2]
 
     def lower(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(integer.bitwidth))
+        return builder.bitcast(arguments[0], kind)
 
     return integer(a), lower
 
@@ -106,14 +106,16 @@ def bits(typing_context, a):
 @intrinsic
 def from_bits(typing_context, a):
     """Return the float whose bits are an integer's."""
-    real, kind = {32: (types.float32, ir.FloatType()), 64: (types.float64, ir.DoubleType())}[
-        a.bitwidth
-    ]
+    real, kind = _OF_32_BITS[2:] if a == types.int32 else _OF_64_BITS[2:]
 
     def lower(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], kind)
 
     return real(a), lower
+
+
+_OF_32_BITS: Any = types.int32, ir.IntType(32), types.float32, ir.FloatType()
+_OF_64_BITS: Any = types.int64, ir.IntType(64), types.float64, ir.DoubleType()
 
 
 @intrinsic

@@ -1,21 +1,44 @@
 """One look over targets, before anything is computed from them."""
 
-from crossent.kernels.compiler import kernel
+from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import add_exactly
 from crossent.kernels.intrinsics import reordered_add
 from crossent.kernels.rows import BLOCK, sum_of
 
 
 @kernel
-def scan_indices(targets, classes, ignore_index, sums):
-    """Add to sums how many targets are ignored, and how many are neither that nor a class."""
+def scan_indices(targets, classes, ignore_index, row_weight, class_weight, sums):
+    """Add up what the targets that are classes weigh, in sums[0], and what rounding loses, in [2].
+
+    sums[1] takes how many are ignored, sums[3] how many are neither that nor a class. An empty
+    row_weight (N,) or class_weight (C,) stands for ones.
+    """
     ignored, bad = 0, 0
     for i in range(targets.size):
         t = targets[i]
         ignored += t == ignore_index
         bad += (t < 0 or t >= classes) and t != ignore_index
-    sums[0] += ignored
-    sums[1] += bad
+    sums[1] += ignored
+    sums[3] += bad
+    if bad == 0 and (row_weight.size or class_weight.size):
+        for start in range(0, targets.size, BLOCK):
+            weight = 0.0
+            for i in range(start, min(start + BLOCK, targets.size)):
+                _, _, both = weigh(targets, i, ignore_index, row_weight, class_weight)
+                weight += both
+            sums[0], sums[2] = add_exactly(sums[0], sums[2], weight)
+    else:
+        sums[0] += targets.size - ignored
+
+
+@device
+def weigh(targets, i, ignore_index, row_weight, class_weight):
+    """Return a class, 0 if it is ignored; its row's weight, then 0; and that times the class's."""
+    t = targets[i]
+    taken = t != ignore_index
+    x = t if taken else 0
+    weight = (row_weight[i] if row_weight.size else 1.0) if taken else 0.0
+    return x, weight, weight * class_weight[x] if class_weight.size else weight
 
 
 @kernel
@@ -26,12 +49,10 @@ def weigh_indices(targets, ignore_index, row_weight, class_weight, indices, weig
     (1, N) is enough. An empty row_weight (N,) or class_weight (C,) stands for ones.
     """
     for i in range(targets.size):
-        ignored = targets[i] == ignore_index
-        indices[i] = 0 if ignored else targets[i]
-        weight = 0.0 if ignored else (row_weight[i] if row_weight.size else 1.0)
+        indices[i], weight, both = weigh(targets, i, ignore_index, row_weight, class_weight)
         weights[0, i] = weight
         if class_weight.size:
-            weights[1, i] = weight * class_weight[indices[i]]
+            weights[1, i] = both
 
 
 @kernel
