@@ -231,7 +231,7 @@ def test_features_are_never_copied(dtype: Any, order: Any, standardize: bool) ->
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_wide_features_go_by_the_trust_region_to_the_same_minimum(loss: str) -> None:
+def test_wide_features_go_by_newton_to_the_same_minimum(loss: str) -> None:
     random = np.random.default_rng(3)
     X = random.standard_normal((40, 120))
     y = random.integers(3, size=40)
@@ -416,7 +416,7 @@ def test_float32_stops_where_rounding_begins() -> None:
     assert model.loss_history_[-1] == pytest.approx(fitted(X, y).loss_history_[-1], rel=1e-6)
 
 
-def test_the_trust_region_too_stops_where_rounding_begins() -> None:
+def test_newton_too_stops_where_rounding_begins() -> None:
     random = np.random.default_rng(3)
     X = random.standard_normal((40, 120), dtype=np.float32)
     model = CrossEntropyClassifier(tol=1e-14).fit(X, random.integers(3, size=40))
