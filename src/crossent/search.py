@@ -177,7 +177,7 @@ class Search:
 
     def _accept(self, trial: _Trial) -> None:
         """Keep a trial as the best, and report it."""
-        self._best = trial
+        self._best = self._trial = trial
         self.history.append(trial.objective)
         if self.callback is None:
             return

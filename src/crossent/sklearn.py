@@ -111,8 +111,8 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
     nothing is copied. Products are taken in their dtype; sums, coefficients and the search are
     float64. Sparse matrices are taken as CSR. The search is SciPy's L-BFGS-B, or
     Newton's method with conjugate gradients where the history of the former would outweigh X;
-    beyond X it needs the scores of about 4 MB of rows (the latter of all rows) and some 30 vectors
-    like coef_.
+    beyond X the former needs the scores of about 4 MB of rows and some 30 vectors like coef_, the
+    latter those of all rows and some 16 vectors.
 
     Examples
     --------
