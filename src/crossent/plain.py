@@ -80,7 +80,7 @@ def _column(weights: Array) -> Any:
 def _back(problem: Problem, rows: Array, shape: tuple[int, ...], dtype: Any) -> Any:
     """Return (N, C) in the shape of the logits; a NumPy number if that is a single one."""
     moved = shape[: problem.axis] + shape[problem.axis + 1 :] + shape[problem.axis :][:1]
-    array = rows.astype(dtype).reshape(moved)
+    array = rows.astype(dtype, copy=False).reshape(moved)
     return np.moveaxis(array, -1, problem.axis) if shape else array[()]
 
 
@@ -101,9 +101,8 @@ def hvp(
         else vector.reshape(1, 1)
     )
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        product = _PRODUCTS[loss.name](loss, problem, v) * (
-            _column(problem.weights) / divisor if divisor else 0.0
-        )
+        product = _PRODUCTS[loss.name](loss, problem, v)
+        product *= _column(problem.weights) / divisor if divisor else 0.0
     if problem.weights.size:
         product = np.where(_column(problem.weights) == 0, 0.0, product)
     result: Array = _back(problem, product, logits.shape, logits.dtype)
