@@ -154,7 +154,7 @@ class Search:
 
         Where rounding hides what there is to fall, one that is far flatter passes for as low.
         """
-        best, promised = self._best, -float(step @ self._best.gradient)
+        best, promised = self._best, abs(float(step @ self._best.gradient))
         hidden = ROUNDING * float(np.finfo(self.objective.rows.dtype).eps) * abs(best.objective)
         for _ in range(HALVINGS):
             trial = self._look(best.position + step)
@@ -201,9 +201,10 @@ def newton_step(gradient: Float64, product: Callable[[Float64], Float64]) -> Flo
     """Return a step s with H s = -gradient but for a small residual, given H times a vector.
 
     By conjugate gradients, up to the first direction along which H does not curve upwards. SciPy's
-    trust-ncg and Newton-CG take two to three times the products with H or stop at a gradient of
-    1e-8, where rounding hides differences of the objective from a line search. Source: Dembo and
-    Steihaug, Truncated-Newton algorithms for large-scale unconstrained optimization (1983).
+    trust-ncg takes nearly three times the products with H on one-hot columns, and its Newton-CG
+    stops at a gradient of 1e-8, where rounding hides from a line search what the objective falls.
+    Source: Dembo and Steihaug, Truncated-Newton algorithms for large-scale unconstrained
+    optimization (1983).
     """
     step, residual, direction = np.zeros_like(gradient), gradient.copy(), -gradient
     square = float(residual @ residual)
