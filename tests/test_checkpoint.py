@@ -56,10 +56,10 @@ def fitted(
     return model.fit_batches(given, ["a", "b", "c"], checkpoint=keeper)
 
 
-WAYS = [{"rows": 900, "columns": 5}, {"rows": 60, "columns": 90}]  # L-BFGS, the trust region
+WAYS = [{"rows": 900, "columns": 5}, {"rows": 60, "columns": 90}]  # L-BFGS, Newton
 
 
-@pytest.mark.parametrize("way", WAYS, ids=["L-BFGS", "trust region"])
+@pytest.mark.parametrize("way", WAYS, ids=["L-BFGS", "Newton"])
 @pytest.mark.parametrize("stop", [0, 1, 3, 8])
 def test_resumed_is_uninterrupted_to_the_bit(
     way: dict[str, int], stop: int, tmp_path: Path

@@ -157,6 +157,13 @@ MUTANTS = (
         "test_laws.py::test_hessian_is_symmetric_and_the_slope_of_the_gradient",
     ),
     Mutant(
+        "the winner that a Hessian product is taken relative to",
+        "kernels/hessian.py",
+        "if shares[j] > shares[winner]",
+        "if shares[j] < shares[winner]",
+        "test_laws.py::test_hessian_keeps_its_tails",
+    ),
+    Mutant(
         "the off-diagonal terms of the softmax Jacobian",
         "reference.py",
         "u - p * u.sum(axis=-1, keepdims=True)",

@@ -231,7 +231,7 @@ def test_features_are_never_copied(dtype: Any, order: Any, standardize: bool) ->
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_wide_features_go_by_the_trust_region_to_the_same_minimum(loss: str) -> None:
+def test_wide_features_go_by_newton_to_the_same_minimum(loss: str) -> None:
     random = np.random.default_rng(3)
     X = random.standard_normal((40, 120))
     y = random.integers(3, size=40)
@@ -244,8 +244,13 @@ def test_wide_features_go_by_the_trust_region_to_the_same_minimum(loss: str) -> 
     assert np.linalg.norm(wide.coef_ - tall.coef_) < unseen < 1e-7
 
 
-def test_any_number_of_threads_gives_the_same_bits() -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_any_number_of_threads_gives_the_same_bits(wide: bool) -> None:
     X, y = rows(n=30_000, columns=40)
+    if wide:
+        random = np.random.default_rng(0)
+        X = sparse.random_array((60_000, 20_000), density=1e-4, format="csr", random_state=random)
+        y = random.integers(3, size=60_000)
     before = crossent.get_num_threads()
     try:
         bits = set()
@@ -416,7 +421,7 @@ def test_float32_stops_where_rounding_begins() -> None:
     assert model.loss_history_[-1] == pytest.approx(fitted(X, y).loss_history_[-1], rel=1e-6)
 
 
-def test_the_trust_region_too_stops_where_rounding_begins() -> None:
+def test_newton_too_stops_where_rounding_begins() -> None:
     random = np.random.default_rng(3)
     X = random.standard_normal((40, 120), dtype=np.float32)
     model = CrossEntropyClassifier(tol=1e-14).fit(X, random.integers(3, size=40))

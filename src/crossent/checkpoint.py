@@ -1,9 +1,9 @@
 """Checkpoints of a training: what the objective answered, so that it need not be asked again.
 
-SciPy's minimisers cannot be put back to where they were, but they are deterministic. So a
-checkpoint holds the answers they were given, in order. Whoever resumes begins at the beginning,
-hears the same answers without a look at the rows, makes the same steps, and goes on from the last
-one to the same coefficients.
+SciPy's minimiser cannot be put back to where it was, but it is deterministic. So a checkpoint
+holds the answers that a search was given, in order. Whoever resumes begins at the beginning, hears
+the same answers without a look at the rows, makes the same steps, and goes on from the last one to
+the same coefficients.
 """
 
 from __future__ import annotations

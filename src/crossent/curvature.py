@@ -192,7 +192,7 @@ class Memory:
     ----------
     origin, scale : (D,) arrays
         The point that parameters refer to, and the unit in which each feature is penalised.
-    curvature : (D + 1, J) array
+    curvature : (D + 1, J) array, (D + 1, 1) as long as it is 0
         The Hessian's diagonal.
     weight : float
         The rows' weight.

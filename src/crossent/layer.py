@@ -230,7 +230,8 @@ class Objective:
 
         loss, gradient = self._sum(parameters.shape, slopes)
         cost, pull = self.prior.value_and_grad(parameters)
-        return Value(loss, loss + cost, gradient + pull)
+        gradient += pull
+        return Value(loss, loss + cost, gradient)
 
     def hvp(self, parameters: Float64, vector: Float64) -> Float64:
         """Return the Hessian of the objective at the parameters, times a vector like them."""
@@ -241,7 +242,9 @@ class Objective:
             change, at = scores_of(features, *plane), scores_at(block, place)
             return 0.0, self.loss.hvp(at, targets, change, weight, self.normalizer)
 
-        return self._sum(vector.shape, slopes)[1] + self.prior.precision * vector
+        product = self._sum(vector.shape, slopes)[1]
+        product += self.prior.precision * vector
+        return product
 
     def affine(self, parameters: Float64) -> tuple[Float64, Float64]:
         """Return W and b = c - m W."""

@@ -1,4 +1,4 @@
-"""What needs no kernel, in plain float64 NumPy: Hessian products, given probabilities, the chain.
+"""What is asked for less often, in float64 NumPy: Hessian products, given probabilities, the chain.
 
 Everything here takes a checked `Problem` apart (see numpy.py), so that targets, weights and
 reductions mean what they mean there.
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossent import checks, reference
+from crossent.kernels.hessian import bend_rows
 from crossent.numpy import (
     Array,
     Problem,
@@ -23,6 +24,7 @@ from crossent.numpy import (
     sigmoid,
     softmax,
 )
+from crossent.threads import sum_over_rows
 
 Float64 = NDArray[np.float64]
 
@@ -78,7 +80,7 @@ def _column(weights: Array) -> Any:
 def _back(problem: Problem, rows: Array, shape: tuple[int, ...], dtype: Any) -> Any:
     """Return (N, C) in the shape of the logits; a NumPy number if that is a single one."""
     moved = shape[: problem.axis] + shape[problem.axis + 1 :] + shape[problem.axis :][:1]
-    array = rows.astype(dtype).reshape(moved)
+    array = rows.astype(dtype, copy=False).reshape(moved)
     return np.moveaxis(array, -1, problem.axis) if shape else array[()]
 
 
@@ -99,9 +101,8 @@ def hvp(
         else vector.reshape(1, 1)
     )
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        product = _PRODUCTS[loss.name](loss, problem, v) * (
-            _column(problem.weights) / divisor if divisor else 0.0
-        )
+        product = _PRODUCTS[loss.name](loss, problem, v)
+        product *= _column(problem.weights) / divisor if divisor else 0.0
     if problem.weights.size:
         product = np.where(_column(problem.weights) == 0, 0.0, product)
     result: Array = _back(problem, product, logits.shape, logits.dtype)
@@ -110,18 +111,39 @@ def hvp(
 
 def _cross_entropy_product(loss: Any, problem: Problem, v: Float64) -> Float64:
     """H v = s' [k (p u - p (p . u)) + 2 zeta (p . u) p] + dE/ds s'' v, with u = s' v."""
-    t = _masses(loss, problem)
     s, slope, curvature = _scores(loss, problem.logits)
     p, u = softmax(s), slope * v
-    from_lse = 2 * loss.z_loss * logsumexp(s)[:, None] if loss.z_loss else 0.0
-    relative = u - np.take_along_axis(u, _winner(p), axis=1)  # so that a winner cancels nothing
-    change = p * (relative - (p * relative).sum(axis=1, keepdims=True))
-    product = (t.sum(axis=1, keepdims=True) + from_lse) * change
+    from_lse = 2 * loss.z_loss * logsumexp(s) if loss.z_loss else np.zeros(len(s))
+    product = _change_of_softmax(p, u, _row_masses(loss, problem) + from_lse)
     if loss.z_loss:
         product += 2 * loss.z_loss * (p * u).sum(axis=1, keepdims=True) * p
-    if loss.softcap is None:
-        return np.asarray(slope * product)
-    return np.asarray(slope * product + (_difference(t, p) + from_lse * p) * curvature * v)
+    product *= slope
+    if loss.softcap is not None:
+        pull = _difference(_masses(loss, problem), p) + from_lse[:, None] * p
+        product += pull * curvature * v
+    return product
+
+
+def _row_masses(loss: Any, problem: Problem) -> Float64:
+    """Return the mass of every row, (N,): what `_masses` sums to."""
+    y, alpha = problem.targets, loss.label_smoothing
+    weight = checks.per_output(
+        "class_weight", loss.class_weight, problem.logits.shape[1], "classes", 1.0
+    )
+    own = weight[y] if y.ndim == 1 else y @ weight
+    return np.asarray((1 - alpha) * own + alpha * weight.mean())
+
+
+def _change_of_softmax(p: Float64, u: Float64, factor: Float64) -> Float64:
+    """Return p (u - p . u), each row times a factor."""
+    change = np.empty_like(p)
+
+    def work(start: int, stop: int, sums: Float64) -> None:
+        rows = slice(start, stop)
+        bend_rows(p[rows], u[rows], factor[rows], change[rows])
+
+    sum_over_rows(work, *p.shape)
+    return change
 
 
 def _scores(loss: Any, logits: Array) -> tuple[Float64, Any, Any]:

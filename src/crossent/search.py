@@ -1,12 +1,13 @@
-"""The way down: SciPy's optimisers on the objective of a layer, in coordinates that suit it."""
+"""The way down the objective of a layer: L-BFGS or Newton's method, in coordinates that suit it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.linalg.blas import daxpy
 from scipy.optimize import OptimizeResult, minimize
 
 from crossent.curvature import Coordinates
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from crossent.checkpoint import Remembered
 
 HISTORY = 10  # pairs of vectors that L-BFGS keeps
-FIRST_RADIUS, LAST_RADIUS = 3.0, 1e8  # of the trust region, in the scores' own unit
-MAX_REFUSED = 12  # steps in a row: one 4^12 times shorter gains nothing either
+ENOUGH = 1e-4  # of the fall that a gradient promises a step
+ROUNDING = 16  # times the last digit of an objective: what its products may change
+RESIDUAL = 0.2  # of a gradient, left by a step: less takes more products than it saves steps
+HALVINGS = 20  # of a step: what is still shorter gains nothing either
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,7 @@ class Search:
         self.history: list[float] = []
         self.reason = ""
         self._shape = start.shape
-        self._trial: _Trial | None = None
-        self._best = self._look(coordinates.position(start).ravel())
-        self._refused = 0
+        self._best = self._trial = self._look(coordinates.position(start).ravel())
 
     @property
     def parameters(self) -> Float64:
@@ -93,64 +94,90 @@ class Search:
         """Search until the gradient's length falls below tol, or for max_iter iterations."""
         self._tol = tol
         self._accept(self._best)
-        if self._best.length >= tol:
-            minimize(
-                self._value_and_grad,
-                self._best.position,
-                jac=True,
-                callback=self._after_iteration,
-                **self._method(max_iter),
-            )
+        if not self._done:
+            self._way(max_iter)
         self.reason = self.reason or self._why_stopped(max_iter)
         return self
 
-    def _method(self, max_iter: int) -> dict[str, Any]:
-        """Return L-BFGS where its history is small beside the features, else Newton-CG.
+    @property
+    def _way(self) -> Callable[[int], None]:
+        """Return L-BFGS where its history is small beside the features, else Newton's method.
 
-        The trust region keeps but a few vectors like the parameters, and takes fewer passes over
-        wide sparse features.
+        The latter keeps but a few vectors like the parameters, and takes fewer passes over wide
+        sparse features.
         """
-        if 2 * HISTORY * self._best.position.nbytes <= self.objective.rows.nbytes:
-            options = {"maxcor": HISTORY, "ftol": 0.0, "gtol": 0.0, "maxfun": 10**9}
-            return {"method": "L-BFGS-B", "options": {**options, "maxiter": max_iter}}
-        radius = {"initial_trust_radius": FIRST_RADIUS, "max_trust_radius": LAST_RADIUS}
-        options = {**radius, "gtol": self._tol, "maxiter": max_iter}
-        return {"method": "trust-ncg", "hessp": self._hvp, "options": options}
+        little = 2 * HISTORY * self._best.position.nbytes <= self.objective.rows.nbytes
+        return self._by_lbfgs if little else self._by_newton
 
-    def _look(self, position: Float64) -> _Trial:
-        """Return the objective at a position; the last one asked for is kept."""
-        if self._trial is None or not np.array_equal(position, self._trial.position):
-            parameters = self.coordinates.parameters(position.reshape(self._shape))
-            loss, objective, gradient = self.objective.value_and_grad(parameters)
-            gradient = self.coordinates.gradient(gradient).ravel()
-            length = float(np.linalg.norm(gradient))
-            self._trial = _Trial(position.copy(), parameters, loss, objective, gradient, length)
-        return self._trial
+    @property
+    def _done(self) -> bool:
+        return self._best.length < self._tol or bool(self.reason)
+
+    def _by_lbfgs(self, max_iter: int) -> None:
+        options = {"maxcor": HISTORY, "ftol": 0.0, "gtol": 0.0, "maxfun": 10**9}
+        minimize(
+            self._value_and_grad,
+            self._best.position,
+            jac=True,
+            callback=self._after_iteration,
+            method="L-BFGS-B",
+            options={**options, "maxiter": max_iter},
+        )
 
     def _value_and_grad(self, position: Float64) -> tuple[float, Float64]:
-        trial = self._look(position)
-        return trial.objective, trial.gradient
-
-    def _hvp(self, position: Float64, vector: Float64) -> Float64:
-        known = np.array_equal(position, self._best.position)
-        at = self._best.parameters if known else self._look(position).parameters
-        along = self.coordinates.parameters(vector.reshape(self._shape))
-        return self.coordinates.gradient(self.objective.hvp(at, along)).ravel()
+        if not np.array_equal(position, self._trial.position):
+            self._trial = self._look(position.copy())
+        return self._trial.objective, self._trial.gradient
 
     def _after_iteration(self, intermediate_result: OptimizeResult) -> None:
-        assert self._trial is not None
-        if np.array_equal(intermediate_result.x, self._trial.position):
-            self._refused = 0
-            self._accept(self._trial)
-        else:  # the trust region refused the step and will try a shorter one
-            self._refused += 1
-            self.history.append(self._best.objective)
-        if self._best.length < self._tol or self._refused >= MAX_REFUSED or self.reason:
+        self._value_and_grad(intermediate_result.x)
+        self._accept(self._trial)
+        if self._done:
             raise StopIteration
+
+    def _by_newton(self, max_iter: int) -> None:
+        """Go down by steps that `newton_step` finds, shortened as far as need be."""
+        while self.iterations < max_iter and not self._done:
+            trial = self._lower(newton_step(self._best.gradient, self._hvp))
+            if trial is None:
+                return
+            self._accept(trial)
+
+    def _hvp(self, vector: Float64) -> Float64:
+        """Return the Hessian at the best position, times a vector."""
+        along = self.coordinates.parameters(vector.reshape(self._shape))
+        product = self.objective.hvp(self._best.parameters, along)
+        return self.coordinates.gradient(product).ravel()
+
+    def _lower(self, step: Float64) -> _Trial | None:
+        """Return a lower point along a step, or none.
+
+        Where rounding hides what there is to fall, one that is far flatter passes for as low.
+        """
+        best, promised = self._best, abs(float(step @ self._best.gradient))
+        hidden = ROUNDING * float(np.finfo(self.objective.rows.dtype).eps) * abs(best.objective)
+        for _ in range(HALVINGS):
+            trial = self._look(best.position + step)
+            fall = best.objective - trial.objective
+            if fall >= ENOUGH * promised:
+                return trial
+            if abs(fall) <= hidden and trial.length < best.length / 2:
+                return trial._replace(objective=best.objective)
+            step *= 0.5
+            promised *= 0.5
+        return None
+
+    def _look(self, position: Float64) -> _Trial:
+        """Return the objective at a position, in one look at the rows."""
+        parameters = self.coordinates.parameters(position.reshape(self._shape))
+        loss, objective, gradient = self.objective.value_and_grad(parameters)
+        gradient = self.coordinates.gradient(gradient).ravel()
+        length = float(np.linalg.norm(gradient))
+        return _Trial(position, parameters, loss, objective, gradient, length)
 
     def _accept(self, trial: _Trial) -> None:
         """Keep a trial as the best, and report it."""
-        self._best = trial
+        self._best = self._trial = trial
         self.history.append(trial.objective)
         if self.callback is None:
             return
@@ -168,3 +195,28 @@ class Search:
             fall = self.history[-2] - self.history[-1]
             return f"max_iter reached, loss still falling by {fall:.1e} per iteration"
         return "no further decrease within rounding"
+
+
+def newton_step(gradient: Float64, product: Callable[[Float64], Float64]) -> Float64:
+    """Return a step s with H s = -gradient but for a small residual, given H times a vector.
+
+    By conjugate gradients, up to the first direction along which H does not curve upwards. SciPy's
+    trust-ncg takes nearly three times the products with H on one-hot columns, and its Newton-CG
+    stops at a gradient of 1e-8, where rounding hides from a line search what the objective falls.
+    Source: Dembo and Steihaug, Truncated-Newton algorithms for large-scale unconstrained
+    optimization (1983).
+    """
+    step, residual, direction = np.zeros_like(gradient), gradient.copy(), -gradient
+    square = float(residual @ residual)
+    enough = RESIDUAL**2 * square
+    while square > enough:
+        bent = product(direction)
+        curvature = float(direction @ bent)
+        if not curvature > 0:
+            return step if step.any() else direction
+        daxpy(direction, step, a=square / curvature)
+        daxpy(bent, residual, a=square / curvature)
+        before, square = square, float(residual @ residual)
+        direction *= square / before
+        direction -= residual
+    return step

@@ -109,9 +109,10 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
     -----
     Dense float32 and float64 features are used where they lie, in any order, read-only or not:
     nothing is copied. Products are taken in their dtype; sums, coefficients and the search are
-    float64. Sparse matrices are taken as CSR. The search is SciPy's L-BFGS-B, or its trust-region
-    Newton-CG where the history of the former would outweigh X; beyond X it needs the scores of
-    about 4 MB of rows (the latter of all rows) and some 30 vectors like coef_.
+    float64. Sparse matrices are taken as CSR. The search is SciPy's L-BFGS-B, or
+    Newton's method with conjugate gradients where the history of the former would outweigh X;
+    beyond X the former needs the scores of about 4 MB of rows and some 30 vectors like coef_, the
+    latter those of all rows and some 16 vectors.
 
     Examples
     --------

@@ -147,8 +147,7 @@ class Task:
         if standardize:
             _, variance = moments(self.rows)
             scale = np.sqrt(np.where(variance > 0, variance, 1.0))
-        none = np.zeros((self.rows.columns + 1, self.totals.shape[1]))
-        return Memory(centre(self.rows), scale, none)
+        return Memory(centre(self.rows), scale, np.zeros((self.rows.columns + 1, 1)))
 
     def coordinates(self, origin: Float64, precision: Float64) -> Coordinates:
         """Return coordinates for the search."""
