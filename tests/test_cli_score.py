@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +211,103 @@ def test_one_column_is_the_second_of_two_classes() -> None:
             assert found(*arguments)["nats"] == pytest.approx(loss, rel=1e-12)
         turned = found(*named[:-1], "spam,ham")["nats"]
         assert turned == pytest.approx(-np.log(np.where(y, 1 - p, p)).mean())
+
+
+# Side by side ------------------------------------------------------------------------------------
+
+
+def side_by_side(**options: Any) -> package.ScoreSums:
+    """Score p.parquet, of five row groups, by two threads; none of them may be left."""
+    parts = tables.parts(["p.parquet"])
+    columns = Predictions.found_in(parts, "probabilities", "p_*", "y")
+    package.set_num_threads(2)
+    try:
+        return score_parts(parts, columns, Scoring("probabilities"), **options)
+    finally:
+        names = [thread.name for thread in threading.enumerate()]
+        assert [name for name in names if name.startswith("crossent-part")] == []
+
+
+def reading(monkeypatch: pytest.MonkeyPatch, groups: dict[int, Callable[..., Any]]) -> None:
+    """Let some row groups be read as the functions do: their arguments are those of `batches`."""
+    real = tables.batches
+
+    def batches(parts: list[tables.Part], *rest: Any) -> Iterator[tables.Batch]:
+        read = groups.get(parts[0].group or 0, real)
+        yield from read(parts, *rest)
+
+    monkeypatch.setattr(tables, "batches", batches)
+
+
+def test_parts_side_by_side_give_the_same_bits(threads: None) -> None:
+    parts = tables.parts(["p.parquet"])
+    columns = Predictions.found_in(parts, "probabilities", "p_*", "y")
+    found = []
+    for count in (1, 2, 3, 20):
+        package.set_num_threads(count)
+        found.append(score_parts(parts, columns, Scoring("probabilities")).values.tobytes())
+    assert len(set(found)) == 1
+
+
+def test_two_parts_are_read_side_by_side(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+    both, real = threading.Barrier(2, timeout=10), tables.batches
+
+    def together(*arguments: Any) -> Iterator[tables.Batch]:
+        both.wait()
+        return real(*arguments)
+
+    reading(monkeypatch, {0: together, 1: together})
+    assert side_by_side().rows == ROWS
+
+
+def test_what_is_wrong_first_is_said_even_if_it_is_found_last(
+    monkeypatch: pytest.MonkeyPatch, threads: None
+) -> None:
+    second = threading.Event()
+
+    def found_last(*_: Any) -> Iterator[tables.Batch]:
+        assert second.wait(10)
+        raise ValueError("the first part")
+
+    def found_first(*_: Any) -> Iterator[tables.Batch]:
+        second.set()
+        raise ValueError("the second part")
+
+    reading(monkeypatch, {0: found_last, 1: found_first})
+    with pytest.raises(ValueError, match=r"^the first part$"):
+        side_by_side()
+
+
+def test_an_error_stops_the_parts_behind_it(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+    begun, real, rounds = threading.Event(), tables.batches, []
+
+    def bad(*_: Any) -> Iterator[tables.Batch]:
+        assert begun.wait(10)
+        raise ValueError("a bad row")
+
+    def long(*arguments: Any) -> Iterator[tables.Batch]:
+        while len(rounds) < 20_000:
+            rounds.append(begun.set())
+            yield from real(*arguments)
+
+    reading(monkeypatch, {0: bad, 1: long})
+    with pytest.raises(ValueError, match=r"^a bad row$"):
+        side_by_side()
+    assert len(rounds) < 20_000
+
+
+def test_an_interrupt_leaves_no_thread(threads: None) -> None:
+    def watch(batch: tables.Batch) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(watch=watch)
+
+
+def test_every_batch_is_watched_once(threads: None) -> None:
+    rows = []
+    side_by_side(watch=lambda batch: rows.append((batch.start, batch.data.num_rows)))
+    assert sorted(rows) == [(start, min(700, ROWS - start)) for start in range(0, ROWS, 700)]
 
 
 # Labels -----------------------------------------------------------------------------------------

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from threading import Event, Lock
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +20,10 @@ from crossent.numpy import writable
 from crossent.scoring import NO_WEIGHT, Array, Rows, Scoring, rows_in_piece, second_of_two
 from crossent.scoring import sum_tolerance as tolerance_of
 from crossent.sums import ScoreSums
+from crossent.threads import get_num_threads
 
-MOST_ROWS = 1 << 17  # in a batch
+MOST_ROWS = 1 << 18  # in a batch
+MOST_PARTS = 8  # side by side: each holds a batch in memory
 WIDEST = 1 << 16  # span of whole numbers that are looked up in a table
 
 
@@ -31,6 +35,9 @@ def score_parts(
 ) -> ScoreSums:
     """Return the sums over some parts of tables; those of all parts add up to the whole.
 
+    As many parts as there are threads, but not more than MOST_PARTS, are read and judged side by
+    side, and threads beyond that help each of them. The bits are the same with any number.
+
     Parameters
     ----------
     parts : parts of `tables.parts`
@@ -40,7 +47,7 @@ def score_parts(
     rule : Scoring
         How they are judged.
     watch : callable
-        Called with each batch once it has been judged.
+        Called with each batch once it has been judged: by several threads, one at a time.
 
     Raises
     ------
@@ -48,13 +55,28 @@ def score_parts(
         Naming file and row of the first bad one, for a label without a column, a missing label,
         a probability outside [0, 1], a row that does not sum to 1, a bad weight, a bad file.
     """
-    total = rule.zero(len(predictions.labels))
+    zero, wanted = rule.zero(len(predictions.labels)), list(predictions.wanted)
     rows = min(rows_in_piece(len(predictions.labels)), MOST_ROWS)
-    wanted = predictions.wanted
-    for batch in tables.batches(parts, list(wanted), rows, predictions.column_types):
-        total += rule.sums(predictions.of(batch))
-        watch(batch)
-    return total
+    parts = list(parts)
+    at_once = max(min(get_num_threads(), MOST_PARTS, len(parts)), 1)
+    threads = get_num_threads() // at_once  # of each
+    over, watching = Event(), Lock()
+
+    def judged(part: tables.Part) -> ScoreSums:
+        total = zero
+        for batch in tables.batches([part], wanted, rows, predictions.column_types, threads > 1):
+            if over.is_set():
+                break
+            total += rule.sums(predictions.of(batch), threads)
+            with watching:
+                watch(batch)
+        return total
+
+    with ThreadPoolExecutor(at_once, "crossent-part") as pool:
+        try:
+            return sum(pool.map(judged, parts), zero)
+        finally:  # what is wrong with a part is raised in the order of the parts; none goes on
+            over.set()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from crossent.threads import sum_over_rows
 
 Array = NDArray[Any]
 OUTPUTS = ("probabilities", "logits")
-PIECE = 1 << 21  # scores that are judged at a time
+PIECE = 1 << 22  # scores that are judged at a time
 LEAST_ROWS = 64  # in a piece, however many classes there are
 NO_WEIGHT = np.empty(0)
 NO_ADDRESS = np.empty(0, np.int64)
@@ -156,7 +156,7 @@ class Scoring:
         """Return the sums over no rows."""
         return ScoreSums.zero(classes, self.bins, min(self.top, classes))
 
-    def sums(self, rows: Rows) -> ScoreSums:
+    def sums(self, rows: Rows, threads: int | None = None) -> ScoreSums:
         """Return the sums over some rows; what is wrong with the first bad one is raised."""
         from crossent.kernels import score  # it brings in the compiler
 
@@ -171,7 +171,7 @@ class Scoring:
                 *(states, *zero.views(sums)),
             )
 
-        values = sum_over_rows(work, len(rows.keys), table.shape[1], zero.values.size)
+        values = sum_over_rows(work, len(rows.keys), table.shape[1], zero.values.size, threads)
         sums = ScoreSums(zero.classes, zero.bins, zero.top, values)
         if not sums.views()[3][2:].any():
             return sums

@@ -6,7 +6,7 @@ import glob
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,8 @@ _KINDS = {
 }
 Stream = tuple["Part", Iterable[tuple[pa.RecordBatch, float]]]
 WIDTHS = 16  # times as long as its header is at most a row of a CSV file that is very wide
-BLOCK = 1 << 20  # bytes of a CSV file, or of a column of a Parquet file, read at a time
+BLOCK = 1 << 20  # bytes of a CSV file read at a time
+BUFFER = 1 << 18  # bytes of a column of a Parquet file read at a time
 
 
 def read_table(source: str | Path, text_columns: Collection[str] = ()) -> pa.Table:
@@ -102,6 +103,8 @@ class Part:
         Bytes of the file that it takes, about: what progress is counted in.
     file : int
         Which of all files given, from 0.
+    footer : pyarrow.parquet.FileMetaData or None
+        Where in a Parquet file all groups lie: read once, not again for each group.
     """
 
     path: Path
@@ -111,6 +114,7 @@ class Part:
     rows: int | None
     size: int
     file: int = 0
+    footer: parquet.FileMetaData | None = field(default=None, repr=False, compare=False)
 
 
 class Batch(NamedTuple):
@@ -193,11 +197,12 @@ def batches(
     columns: Collection[str] | None = None,
     batch_rows: int = 1 << 16,
     column_types: Mapping[str, pa.DataType] | None = None,
+    use_threads: bool = True,
 ) -> Iterator[Batch]:
     """Yield the rows of some parts in order, not more than `batch_rows` at a time.
 
-    Memory holds a batch and what the readers read ahead, in pieces of BLOCK bytes: not a row
-    group, not a file. A Feather file is read by the batches it was written in.
+    Memory holds a batch and what the readers read ahead, in small pieces: not a row group,
+    not a file. A Feather file is read by the batches it was written in.
 
     Parameters
     ----------
@@ -206,11 +211,14 @@ def batches(
     column_types : mapping of name to pyarrow.DataType, optional
         Types of columns of CSV files, as given to `parts`. Without, a column has the type that its
         first rows have, and a later row that does not fit is an error.
+    use_threads : bool
+        Whether several threads may decode a batch of a Parquet file.
     """
     names = None if columns is None else list(columns)
     for path, of_file in groupby(parts, key=lambda part: part.path):
         with _reading(path) as kind:
-            for part, stream in _STREAM[kind](path, of_file, names, batch_rows, column_types or {}):
+            options = names, batch_rows, column_types or {}, use_threads
+            for part, stream in _STREAM[kind](path, of_file, *options):
                 start = part.start
                 for data, done in stream:
                     for offset in range(0, data.num_rows, batch_rows):
@@ -342,6 +350,7 @@ def _stream_csv(
     columns: list[str] | None,
     _: int,
     column_types: Mapping[str, pa.DataType],
+    *__: object,
 ) -> Iterator[Stream]:
     options = _csv_options(path, column_types)
     options["convert_options"].include_columns = columns or []
@@ -379,23 +388,31 @@ def _read_parquet(path: Path, _: Collection[str]) -> pa.Table:
 
 def _parquet_parts(path: Path, _: object) -> list[Part]:
     with parquet.ParquetFile(path) as file:
-        rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        footer = file.metadata
+        rows = [footer.row_group(i).num_rows for i in range(file.num_row_groups)]
         starts = accumulate(rows, initial=0)
         size = path.stat().st_size / max(sum(rows), 1)
         return [
-            Part(path, file.schema_arrow, group, start, count, round(size * count))
+            Part(path, file.schema_arrow, group, start, count, round(size * count), 0, footer)
             for group, (start, count) in enumerate(zip(starts, rows, strict=False))
         ] or [Part(path, file.schema_arrow, None, 0, 0, 0)]
 
 
 def _stream_parquet(
-    path: Path, parts: Iterable[Part], columns: list[str] | None, batch_rows: int, _: object
+    path: Path,
+    parts: Iterable[Part],
+    columns: list[str] | None,
+    batch_rows: int,
+    _: object,
+    use_threads: bool,
 ) -> Iterator[Stream]:
-    with parquet.ParquetFile(path, buffer_size=BLOCK, pre_buffer=False) as file:
-        names = file.schema_arrow.names if columns is None else columns
-        for part in parts:
-            groups = [] if part.group is None else [part.group]
-            stream = file.iter_batches(batch_rows, groups, names)
+    for part in parts:
+        groups = [] if part.group is None else [part.group]
+        with parquet.ParquetFile(
+            path, metadata=part.footer, buffer_size=BUFFER, pre_buffer=False
+        ) as file:
+            names = file.schema_arrow.names if columns is None else columns
+            stream = file.iter_batches(batch_rows, groups, names, use_threads)
             yield part, _with_share(stream, part, names)  # it keeps the file's order of columns
 
 

@@ -130,9 +130,16 @@ def _helpers() -> ThreadPoolExecutor:
 
 
 def sum_over_rows(
-    work: Callable[[int, int, NDArray[np.float64]], object], rows: int, columns: int, width: int = 2
+    work: Callable[[int, int, NDArray[np.float64]], object],
+    rows: int,
+    columns: int,
+    width: int = 2,
+    threads: int | None = None,
 ) -> NDArray[np.float64]:
-    """Call work(start, stop, sums) for chunks of rows; return the total of their sums (width,)."""
+    """Call work(start, stop, sums) for chunks of rows; return the total of their sums (width,).
+
+    By so many threads, by default as many as there are.
+    """
     step = max(1, min(max(rows * columns // SHARES, LEAST), CHUNK) // max(columns, 1))
     if rows <= step:
         return _alone(work, rows, width)
@@ -144,7 +151,7 @@ def sum_over_rows(
             start = chunk * step
             work(start, min(start + step, rows), sums[chunk])
 
-    helping = _ask_for_help(take_chunks, min(_threads, len(sums)) - 1)
+    helping = _ask_for_help(take_chunks, min(threads or _threads, len(sums)) - 1)
     try:
         take_chunks()
     finally:

@@ -150,11 +150,14 @@ def element_at(typing_context, like, address, i):
     """Return the i-th element of memory at an address that holds elements of an array's type."""
 
     def lower(context, builder, signature, arguments):
-        kind = context.get_data_type(like.dtype)
-        begin = builder.inttoptr(arguments[1], kind.as_pointer())
-        return builder.load(builder.gep(begin, [arguments[2]]))
+        return builder.load(_place(context, builder, like, *arguments[1:]))
 
     return like.dtype(like, types.int64, types.int64), lower
+
+
+def _place(context, builder, like, address, i):
+    kind = context.get_data_type(like.dtype)
+    return builder.gep(builder.inttoptr(address, kind.as_pointer()), [i])
 
 
 @intrinsic
@@ -163,15 +166,62 @@ def fetch(typing_context, array, i):
 
     def lower(context, builder, signature, arguments):
         view = context.make_array(array)(context, builder, value=arguments[0])
-        place = builder.gep(view.data, [arguments[1]])
-        number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        read, nearest, data = number(0), number(3), number(1)
-        builder.call(prefetch, [builder.bitcast(place, byte), read, nearest, data])
+        _fetch(builder, builder.gep(view.data, [arguments[1]]))
         return context.get_dummy_value()
 
     return types.none(array, types.intp), lower
+
+
+@intrinsic
+def fetch_at(typing_context, like, address, i):
+    """Ask for the same of memory at an address that holds elements of an array's type."""
+
+    def lower(context, builder, signature, arguments):
+        _fetch(builder, _place(context, builder, like, *arguments[1:]))
+        return context.get_dummy_value()
+
+    return types.none(like, types.int64, types.int64), lower
+
+
+def _fetch(builder, place):
+    number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, nearest, data = number(0), number(3), number(1)
+    builder.call(prefetch, [builder.bitcast(place, byte), read, nearest, data])
+
+
+def _adder(width: int) -> Any:
+    """Make the intrinsic that adds numbers to the first `width` of sums[row], all at once.
+
+    They are values[i, j] and what follows.
+    """
+
+    def add(typing_context, sums, row, values, i, j):
+        def lower(context, builder, signature, arguments):
+            pairs = zip((sums, values), (arguments[:2], arguments[2:]), strict=True)
+            into, given = (_numbers(context, builder, kind, *at, width) for kind, at in pairs)
+            total = builder.fadd(builder.load(into, align=8), builder.load(given, align=8))
+            builder.store(total, into, align=8)
+            return context.get_dummy_value()
+
+        return types.none(sums, types.intp, values, types.intp, types.intp), lower
+
+    return intrinsic(add)
+
+
+def _numbers(context, builder, kind, array, row, *rest):
+    """Build the address of float64 numbers of a contiguous matrix, as many as a vector has."""
+    *column, width = rest
+    view = context.make_array(kind)(context, builder, value=array)
+    place = builder.mul(row, cgutils.unpack_tuple(builder, view.shape, 2)[1])
+    for more in column:
+        place = builder.add(place, more)
+    vector = ir.VectorType(ir.DoubleType(), width)
+    return builder.bitcast(builder.gep(view.data, [place]), vector.as_pointer())
+
+
+add_three, add_four = _adder(3), _adder(4)
 
 
 @intrinsic

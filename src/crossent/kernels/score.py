@@ -15,21 +15,25 @@ from crossent.kernels.elementary import F64, exp_of_difference, log1p
 from crossent.kernels.halves import scratch_like
 from crossent.kernels.hard_tile import exponentiate_tile
 from crossent.kernels.intrinsics import (
+    add_four,
+    add_three,
     borrowed,
     element_at,
+    fetch_at,
     fma,
     keep,
+    larger,
     magnitude,
     reordered_add,
     select,
 )
-from crossent.kernels.rows import fetch_share, finish, in_a_row, limit, lowering
-from crossent.kernels.tile import LINES
-from crossent.kernels.turning import VECTOR, turn_in
+from crossent.kernels.rows import LINE, fetch_part, finish, in_a_row, limit, lowering
+from crossent.kernels.turning import VECTOR, turn_in, turn_out
 
 FINE, INFINITE, IGNORED, MISSING, UNKNOWN, OUTSIDE, NOT_ONE = range(7)
 I32 = np.int32
 U64 = np.uint64
+LANES = 192  # of a tile: whole rounds of loops, which take four vectors of float32 at a time
 LEAST_LANES = 16  # a vector of float32
 TILE_SCORES = 1 << 16  # so that tiles of long rows, of fewer lanes, stay in the cache
 LARGEST = 1.7976931348623157e308
@@ -68,10 +72,10 @@ def score_rows(
     """
     rows, keys = borrowed(rows), borrowed(keys)
     columns = rows.shape[1]
-    lanes = min(max(TILE_SCORES // columns, LEAST_LANES), LINES)
-    height = 4 + columns + VECTOR // 4  # squares are turned whole
+    lanes = min(max(TILE_SCORES // columns, LEAST_LANES), LANES)
+    height = 4 + columns + VECTOR // 4  # squares are turned whole: zeros beyond the classes
     tile = scratch_like(rows, height * lanes).reshape(height, lanes)
-    wide = np.zeros((10, lanes))
+    wide, turned = np.zeros((16, lanes)), np.zeros((lanes, 8))
     small = np.zeros((5, lanes), np.int32)
     for j in range(tile.shape[0]):
         for i in range(lanes):
@@ -80,28 +84,30 @@ def score_rows(
     own, greatest, least, partial = narrow[0], narrow[1], narrow[2], narrow[3]
     double, integer = borrowed(wide), borrowed(small)
     loss, confidence, brier, weight = double[0], double[1], double[2], double[3]
-    total, squares, right = double[4], double[5], double[6]
-    others, lost = double[7], double[8]  # of scores
-    whole, inverse = double[7], double[9]  # of probabilities
+    total, squares = double[4], double[5]
+    others, lost = double[6], double[7]  # of scores
+    whole, inverse = double[6], double[7]  # of probabilities
+    terms, entries = double[8:], borrowed(turned)
     code, target, rank, place, state = integer[0], integer[1], integer[2], integer[3], integer[4]
-    memory = in_a_row(rows), keys[:0], keys[:0]
+    memory = in_a_row(rows)
+    nothing = (memory[:0], keys[:0], keys[:0], 0, 0, 0)
     for first in range(start, stop, lanes):
         last = min(first + lanes, stop)
-        soon = (*memory, last * columns, 0, LINES)
         if addresses.size:
             gather(rows, addresses, first, last, work)
         else:
             turn_in(rows, first, last - first, borrowed(tile)[4:])
         take_classes(keys[first:last], low, classes, work, code, target, own)
-        count_above(work, own, target, rank)
+        soon = (memory, rows, addresses, last, min(lanes, stop - last))
+        count_above(work, own, target, rank, soon)
         if are_logits:
             take_maxima(work, greatest, last - first)
             take_targets(work, target, own)
-            exponentiate_tile(work, greatest, partial, others, lost, soon)
+            exponentiate_tile(work, greatest, partial, others, lost, nothing)
             add_up_squares(work, squares)
             judge_scores(greatest, own, others, squares, clip, loss, confidence, brier, state)
         else:
-            survey(work, total, squares, greatest, least, soon)
+            survey(borrowed(tile)[4:], columns, total, squares, greatest, least)
             take_wholes(total, renormalize, whole, inverse)
             bound = LARGEST if renormalize else 1.0
             check_probabilities(total, greatest, least, inverse, bound, tolerance, state)
@@ -117,15 +123,18 @@ def score_rows(
             rest[1] += last - first
         bins = F64(per_bin.shape[0])
         for i in range(lanes):
-            right[i] = select(rank[i] == 0, weight[i], 0.0)
             place[i] = I32(min(confidence[i] * bins, bins - 1.0))
         rest[0] += weighted_sum(brier, weight)
         for k in range(hits.size):
             hits[k] += weight_up_to(rank, k, weight)
-        enter(target, weight, loss, right, state, per_class, last - first)
-        enter_bins(place, weight, confidence, right, per_bin, last - first)
+        take_terms(weight, loss, confidence, rank, state, terms)
+        turn_out(terms, entries, 0, lanes)
+        for i in range(last - first):
+            add_four(per_class, target[i], entries, i, 0)
+            add_three(per_bin, place[i], entries, i, 4)
     keep(tile)
     keep(wide)
+    keep(turned)
     keep(small)
 
 
@@ -155,15 +164,27 @@ def take_classes(keys, low, classes, work, code, target, own):
 
 
 @device
-def count_above(work, own, target, rank):
+def count_above(work, own, target, rank, soon):
     """Store how many classes come before the target: larger ones, and equal ones to its left."""
     for i in range(rank.size):
         rank[i] = 0
     for j in range(work.shape[0]):
+        fetch_class(soon, j)
         entry, column = work[j], I32(j)
         for i in range(rank.size):
             tie = select(column < target[i], entry[i] == own[i], False)
             rank[i] += select(entry[i] > own[i], I32(1), select(tie, I32(1), I32(0)))
+
+
+@device
+def fetch_class(soon, j):
+    """Ask for as much of the next tile as one class has there, to compute while it comes."""
+    memory, rows, addresses, first, count = soon
+    if addresses.size:
+        for i in range(first, first + count, LINE // rows.itemsize):
+            fetch_at(rows, addresses[j], i)
+    else:
+        fetch_part(memory, first * rows.shape[1] + j * count, count)
 
 
 @device
@@ -181,21 +202,24 @@ def load_row_weight(row_weight, first, last, weight):
 
 
 @device
-def survey(work, total, squares, greatest, least, soon):
-    """Store every row's sum, sum of squares, maximum, and maximum of -p; NaN is in the sum."""
+def survey(work, columns, total, squares, greatest, least):
+    """Store every row's sum, sum of squares, maximum, and maximum of -p; NaN is in the sum.
+
+    Two classes at a time; where their number is odd, work has zeros beyond the last.
+    """
     for i in range(total.size):
         total[i], squares[i] = 0.0, 0.0
+    for i in range(total.size):
         greatest[i], least[i] = work[0, i], -work[0, i]
-    for j in range(work.shape[0]):
-        fetch_share(soon, j * LINES)
-        p = work[j]
+    for j in range(0, columns, 2):
+        p, q = work[j], work[j + 1]
         for i in range(total.size):
-            x = F64(p[i])
-            total[i] += x
-            squares[i] = fma(x, x, squares[i])
+            x, y = F64(p[i]), F64(q[i])
+            total[i] += x + y
+            squares[i] = fma(x, x, fma(y, y, squares[i]))
         for i in range(greatest.size):
-            greatest[i] = select(p[i] > greatest[i], p[i], greatest[i])
-            least[i] = select(-p[i] > least[i], -p[i], least[i])
+            greatest[i] = larger(larger(p[i], q[i]), greatest[i])
+            least[i] = larger(larger(-p[i], -q[i]), least[i])
 
 
 @device
@@ -331,21 +355,14 @@ def weight_up_to(rank, k, weight):
 
 
 @device
-def enter(target, weight, loss, right, state, per_class, rows):
-    """Add every row to its class."""
-    for i in range(rows):
-        c = U64(target[i])
-        per_class[c, U64(0)] += weight[i]
-        per_class[c, U64(1)] += weight[i] * loss[i]
-        per_class[c, U64(2)] += right[i]
-        per_class[c, U64(3)] += select(state[i] <= INFINITE, 1.0, 0.0)
-
-
-@device
-def enter_bins(place, weight, confidence, right, per_bin, rows):
-    """Add every row to the bin of its confidence."""
-    for i in range(rows):
-        b = U64(place[i])
-        per_bin[b, U64(0)] += weight[i]
-        per_bin[b, U64(1)] += weight[i] * confidence[i]
-        per_bin[b, U64(2)] += right[i]
+def take_terms(weight, loss, confidence, rank, state, terms):
+    """Store what every row adds: four numbers to its class, then three to its bin."""
+    for i in range(weight.size):
+        right = select(rank[i] == 0, weight[i], 0.0)
+        terms[0, i] = weight[i]
+        terms[1, i] = weight[i] * loss[i]
+        terms[2, i] = right
+        terms[3, i] = select(state[i] <= INFINITE, 1.0, 0.0)
+        terms[4, i] = weight[i]
+        terms[5, i] = weight[i] * confidence[i]
+        terms[6, i] = right
