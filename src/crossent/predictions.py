@@ -23,7 +23,7 @@ from crossent.sums import ScoreSums
 from crossent.threads import get_num_threads
 
 MOST_ROWS = 1 << 18  # in a batch
-MOST_PARTS = 8  # side by side: each holds a batch in memory
+MOST_PARTS = 2  # side by side: each holds a batch and its reader's memory; threads share the work
 WIDEST = 1 << 16  # span of whole numbers that are looked up in a table
 
 
