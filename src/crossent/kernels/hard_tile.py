@@ -45,22 +45,33 @@ def exponentiate_tile(tile, m, partial, others, lost, soon):
                 e = raised_exp(scores[i], m[i])
                 scores[i] = e
                 partial[i] += e
-        for i in range(others.size):
-            others[i], lost[i] = fold(others[i], lost[i], partial[i])
-    for i in range(others.size):
-        others[i] = (others[i] + lost[i]) * lowering(tile)
+        fold(others, lost, partial)
+    take_sums(others, lost, lowering(tile))
 
 
-def fold(total, lost, x):
-    """Return the float64 total + x, and lost plus what that rounds away, if it is of any weight."""
+def fold(others, lost, partial):
+    """Add sums of a few classes; what that rounds away is kept where it is of any weight."""
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(fold)
-def _fold(total, lost, x):
-    if x == types.float32:
-        return lambda total, lost, x: (total + F64(x), lost)
-    return lambda total, lost, x: add_exactly(total, lost, x)
+def _fold(others, lost, partial):
+    def narrow(others, lost, partial):
+        for i in range(others.size):
+            others[i] += partial[i]
+
+    def wide(others, lost, partial):
+        for i in range(others.size):
+            others[i], lost[i] = add_exactly(others[i], lost[i], partial[i])
+
+    return narrow if partial.dtype == types.float32 else wide
+
+
+@device
+def take_sums(others, lost, lower):
+    """Put together what `fold` added up, and undo the raising of exponentials."""
+    for i in range(others.size):
+        others[i] = (others[i] + lost[i]) * lower
 
 
 @device
