@@ -320,6 +320,7 @@ def _heads() -> dict[str, tuple[Tensor, Tensor, Tensor, Any, dict[str, Any]]]:
         "features frozen": (x, w, b, y, {"frozen": ("features",)}),
         "weight frozen": (x, w, b, y, {"frozen": ("weight", "bias"), **few}),
         "all ignored": (x, w, b, torch.full_like(y, -100), {}),
+        "a filter, of nothing": (x, w, b, y, {"filter_tolerance": 0.1, **few}),
     }
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         narrow = (x.to(dtype), w.to(dtype), b.to(dtype))
@@ -407,7 +408,6 @@ HEAD_MISTAKES: dict[str, Callable[[int], dict[str, Any]]] = {
     "a bias of another width": last(bias=example(4)),
     "a budget below one row": every(memory_budget=39),
     "another budget": last(memory_budget=80000),
-    "a filter": every(filter_tolerance=0.1),
     "features that alone want a gradient": last(features=example(4, 3).requires_grad_()),
     "a class beyond all": every(targets=torch.tensor([0, 1, 99, 2])),
     "a pair beyond all": every(targets=(PAIR[0] + 50, PAIR[1])),

@@ -102,11 +102,6 @@ def _checked(
     if not isinstance(features, Tensor):
         raise TypeError(f"features is a {type(features).__name__}; over a group it is a tensor")
     head = LinearCrossEntropy(**options)
-    if head.filter_tolerance is not None:
-        raise ValueError(
-            f"filter_tolerance is {head.filter_tolerance}, but over a group gradients are exact; "
-            "leave it out"
-        )
     tensors = tensors_of(head, features, weight, targets, bias, sample_weight)
     x, w, b, y, p, s, _ = tensors
     checks.head(*map(stand_in, (x, w, b)))
