@@ -103,6 +103,17 @@ def _own_mass_of(targets, i, j, gain, base):
     return lambda targets, i, j, gain, base: mass_of(targets, i, j, gain, base)
 
 
+@device
+def look_at_excluded(scores, m, targets, gain, base, excluded, count, lanes):
+    """Store the rows' maxima, and the scores and masses of their excluded classes."""
+    for i in range(LINES):
+        lanes[M + i] = m[i]
+    for i in range(count):
+        x = excluded[i]
+        lanes[SCORE + i] = scores[x, U64(i)]
+        lanes[OWN_MASS + i] = own_mass_of(targets, i, x, gain[x], base[x])
+
+
 def add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
     """Add up REST, the masses t of all but the excluded class, and GAP, their t (m - s)."""
     raise AssertionError("kernels are compiled")
@@ -232,6 +243,14 @@ def write_gradient(work, targets, j, gain, base, slope, lanes, out):
         out[i] = value * derivative(slope, i, j)
 
 
+@device
+def put_excluded(excluded, count, slope, lanes, out):
+    """Store the gradient of the excluded classes."""
+    for i in range(count):
+        x, lane = excluded[i], U64(i)
+        out[x, lane] = lanes[OWN_SLOPE + i] * derivative(slope, i, x)
+
+
 def derivative(slope, i, j):
     """Return the derivative of a softcap at row i's class j, 1 if there is none."""
     raise AssertionError("kernels are compiled")
@@ -256,12 +275,7 @@ def mass_tile(
     take_maxima(scores, count, m, lanes[REACHED : REACHED + LINES])
     load_weights(row_weight, count, weight)
     take_excluded(targets, scores, m, winners, excluded)
-    for i in range(LINES):
-        lanes[M + i] = m[i]
-    for i in range(count):
-        x = excluded[i]
-        lanes[SCORE + i] = scores[x, U64(i)]
-        lanes[OWN_MASS + i] = own_mass_of(targets, i, x, gain[x], base[x])
+    look_at_excluded(scores, m, targets, gain, base, excluded, count, lanes)
     if targets.ndim == 2 or base.any():  # else only the excluded class has mass
         add_masses(scores, m, targets, gain, base, excluded, spare, lanes)
     for i in range(count):
@@ -272,8 +286,6 @@ def mass_tile(
     if gradient.size:
         for j in range(tile.shape[0]):
             write_gradient(work[j], targets, j, gain[j], base[j], slope, lanes, tile[j])
-        for i in range(count):
-            x, lane = excluded[i], U64(i)
-            tile[x, lane] = lanes[OWN_SLOPE + i] * derivative(slope, i, x)
+        put_excluded(excluded, count, slope, lanes, tile)
         if without:
             leave_out(weight, tile)
