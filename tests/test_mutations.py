@@ -40,15 +40,15 @@ MUTANTS = (
     Mutant(
         "the sign of the target's gradient",
         "kernels/hard_tile.py",
-        "-lanes[OTHERS + i] * lanes[PULL + i]",
-        "lanes[OTHERS + i] * lanes[PULL + i]",
+        "-others[i] * factor[i]",
+        "others[i] * factor[i]",
         f"{CASES}[cross_entropy-indices]",
     ),
     Mutant(
         "the tail: p - 1 for the target of a confident row",
         "kernels/hard_tile.py",
-        "-lanes[OTHERS + i] * lanes[PULL + i]",
-        "((1.0 - lanes[OTHERS + i]) - 1.0) * lanes[PULL + i]",
+        "-others[i] * factor[i]",
+        "((1.0 - others[i]) - 1.0) * factor[i]",
         f"{CASES}[cross_entropy-right and certain]",
     ),
     Mutant(
@@ -80,17 +80,17 @@ MUTANTS = (
         f"{CASES}[cross_entropy-smoothed]",
     ),
     Mutant(
-        "the count of equal largest scores",
+        "that the winner is summed apart",
         "kernels/mass_tile.py",
-        "select(excluded[i] == j, 0.0, e)",
-        "select(F64(scores[i]) == lanes[M + i], 0.0, e)",
+        "scores[excluded[i], U64(i)] = -np.inf",
+        "scores[excluded[i], U64(i)] = m[i]",
         f"{CASES}[cross_entropy-tied probabilities]",
     ),
     Mutant(
         "the winner's own factor",
         "kernels/mass_row.py",
-        "(rest + pull) * (own / total) - own_mass * (others / total)",
-        "(rest + own_mass + pull) * (own / total) - own_mass",
+        "(rest + pull) * (own * share) - own_mass * (others * share)",
+        "(rest + own_mass + pull) * (own * share) - own_mass",
         f"{CASES}[cross_entropy-right and certain, softcap]",
     ),
     Mutant(
@@ -131,8 +131,8 @@ MUTANTS = (
     Mutant(
         "the rows that are ignored",
         "kernels/scan.py",
-        "weight = 0.0 if ignored else",
-        "weight = 1.0 if ignored else",
+        "(row_weight[i] if row_weight.size else 1.0) if taken else 0.0",
+        "(row_weight[i] if row_weight.size else 1.0) if taken else 1.0",
         f"{CASES}[cross_entropy-ignored]",
     ),
     Mutant(
