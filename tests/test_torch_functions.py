@@ -414,16 +414,18 @@ def test_one_pass_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "value", value)
     monkeypatch.setattr(arrays, "value_and_grad", both)
     z, y = example(4, 3, dtype=torch.float32), labels(4, 3)
-    for scores, backward, expected in (
-        (z.detach(), False, (1, 0)),
-        (z, True, (0, 1)),
-        (z.bfloat16(), True, (1, 1)),  # the gradient is left to the backward pass
+    for scores, upstream, expected in (
+        (z.detach(), None, (1, 0)),
+        (z, 0.3, (0, 1)),
+        (z.bfloat16(), 0.25, (0, 1)),
+        (z.bfloat16(), 0.3, (0, 2)),  # rounded to its type, the gradient is not multiplied by this
+        (z.half(), 0.25, (1, 1)),  # the gradient is left to the backward pass
     ):
         values.clear()
         boths.clear()
         loss = crossent.cross_entropy(scores, y)
-        if backward:
-            loss.backward()
+        if upstream is not None:
+            loss.backward(torch.tensor(upstream))
         assert (len(values), len(boths)) == expected
 
 
