@@ -2,7 +2,7 @@
 
 The standard library's are calls, one element each. Polynomials are minimax fits (Remez exchange,
 60 digits) on the reduced argument. Errors seen, in units in the last place (ulp) of the result:
-exp_of_difference below 1, log1p below 2, both over their whole domain.
+exp_of_difference below 1, log1p below 1.5, both over their whole domain.
 """
 
 import numpy as np
