@@ -17,28 +17,34 @@ from numba import types
 from crossent.kernels.compiler import device, device_overload, kernel
 from crossent.kernels.elementary import F64, add_exactly, at_least, exp_of_negative, log1p_of_share
 from crossent.kernels.halves import put, read, scratch_like
-from crossent.kernels.intrinsics import fma, magnitude, reordered_add, select
+from crossent.kernels.intrinsics import borrowed, fma, keep, magnitude, reordered_add, select
 from crossent.kernels.rows import sum_of
 
-BLOCK = 2048  # outputs at a time
+BLOCK = 512  # outputs at a time: with all that is made of them they lie in the nearest cache
 WIDE_BLOCK = 256  # float64: a block's sum is added exactly, within it rounding accumulates
 
 
 @device
-def both_sigmoids(z):
-    """Return sigmoid(z), sigmoid(-z) and exp(-|z|)."""
-    zero, one = type(z)(0.0), type(z)(1.0)
-    e = exp_of_negative(-magnitude(z))
-    near = one / (one + e)
-    far = e * near
-    return select(z >= zero, near, far), select(z >= zero, far, near), e
+def take_exponentials(z, e):
+    """Store exp(-|z|), in a loop of its own: with what follows it would lack registers."""
+    for i in range(z.size):
+        e[i] = exp_of_negative(-magnitude(e.dtype.type(read(z[i]))))
 
 
 @device
-def binary(z, a, b):
+def both_sigmoids(z, e):
+    """Return sigmoid(z) and sigmoid(-z), given e = exp(-|z|)."""
+    zero, one = type(z)(0.0), type(e)(1.0)
+    near = one / (one + e)
+    far = e * near
+    return select(z >= zero, near, far), select(z >= zero, far, near)
+
+
+@device
+def binary(z, e, a, b):
     """Return the binary cross-entropy and its derivative for masses a on 1 and b on 0."""
     zero = type(z)(0.0)
-    up, down, e = both_sigmoids(z)
+    up, down = both_sigmoids(z, e)
     rest = log1p_of_share(e)
     positive = select(a != zero, a * (at_least(-z, zero) + rest), zero)  # 0 * inf = 0
     negative = select(b != zero, b * (at_least(z, zero) + rest), zero)
@@ -46,29 +52,30 @@ def binary(z, a, b):
 
 
 @device
-def quadratic(z, a, b):
+def quadratic(z, e, a, b):
     """Return half the squared error and its derivative, for a target a and b = 1 - a.
 
     In float64, because squaring doubles the relative error of r.
     """
-    up, down, _ = both_sigmoids(F64(z))
+    up, down = both_sigmoids(z, e)
     r = b * up - a * down
     return 0.5 * r * r, r * up * down
 
 
 @device
-def block(z, y, pos_weight, pull, smoothing, losses, out):
+def block(z, y, pos_weight, pull, smoothing, e, losses, out):
     """Store the losses of one block, and its gradient if wanted, times pull = weight * scale."""
-    kind = type(read(z[0]))
+    take_exponentials(z, e)
+    kind = losses.dtype.type
     zero, one, half = kind(0.0), kind(1.0), kind(0.5)
     for i in range(z.size):
         c = kind(y[i])
         a = fma(c, one - smoothing, half * smoothing)
         b = fma(one - c, one - smoothing, half * smoothing)
         if pos_weight is None:
-            loss, slope = quadratic(read(z[i]), a, b)
+            loss, slope = quadratic(F64(read(z[i])), e[i], a, b)
         else:
-            loss, slope = binary(read(z[i]), a * pos_weight[i], b)
+            loss, slope = binary(read(z[i]), e[i], a * pos_weight[i], b)
         losses[i] = loss
         if out is not None:
             put(out, i, select(pull[i] != zero, kind(slope) * pull[i], zero))  # 0 * NaN is nothing
@@ -134,6 +141,18 @@ def _repeat(values, like):
     return over_and_over
 
 
+def new_exponentials(logits, pos_weight):
+    """Return memory for a block's exponentials: float64 for the quadratic cost."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(new_exponentials)
+def _new_exponentials(logits, pos_weight):
+    if isinstance(pos_weight, types.NoneType):
+        return lambda logits, pos_weight: np.empty(BLOCK)
+    return lambda logits, pos_weight: scratch_like(logits, BLOCK)
+
+
 @device
 def fill_weights(weight, start, outputs, scale, buffer, pull):
     """Lay the weights of the rows from `start` over the outputs of a block."""
@@ -153,13 +172,19 @@ def sigmoid_rows(logits, targets, pos_weight, weight, smoothing, scale, losses, 
     samples, outputs = logits.shape
     limit = min(WIDE_BLOCK if logits.itemsize == 8 else BLOCK, max(logits.size, 1))
     step = max(1, limit // outputs)
-    weights = np.ones(step * outputs if weight.size or losses is not None else 0)
-    pull = scratch_like(logits, step * outputs)
-    pull[:] = scale
+    factors = scratch_like(logits, step * outputs)
+    factors[:] = scale
+    owned = (
+        np.ones(step * outputs if weight.size or losses is not None else 0),
+        factors,
+        repeat(pos_weight, factors),
+        scratch_like(logits, limit),
+        new_exponentials(logits, pos_weight),
+    )
+    weights, pull, pattern, each, e = borrowed(owned)
     alpha = pull.dtype.type(smoothing)
-    pattern = repeat(pos_weight, pull)
-    each = scratch_like(logits, limit)
-    z, y, loss, out = flat(logits), flat(targets), flat(losses), flat(gradient)
+    z, y = borrowed(flat(logits)), borrowed(flat(targets))
+    loss, out = borrowed(flat(losses)), borrowed(flat(gradient))
     for start in range(0, samples, step):
         size = min(step, samples - start) * outputs
         if weight.size:
@@ -173,11 +198,13 @@ def sigmoid_rows(logits, targets, pos_weight, weight, smoothing, scale, losses, 
                 part(pattern, lo, hi),
                 pull[lo:hi],
                 alpha,
+                e,
                 each[: hi - lo],
                 part(out, first + lo, first + hi),
             )
             value = weigh(each[: hi - lo], weights[lo:hi], part(loss, first + lo, first + hi))
             sums[0], sums[2] = add_exactly(sums[0], sums[2], value)
+    keep(owned)
 
 
 @kernel
@@ -185,5 +212,6 @@ def sigmoid_each(logits, logarithm, out):
     """Store sigmoid(z), or its logarithm -softplus(-z), of one long vector."""
     for i in range(logits.size):
         z = read(logits[i])
-        up, _, e = both_sigmoids(z)
+        e = exp_of_negative(-magnitude(z))
+        up, _ = both_sigmoids(z, e)
         put(out, i, select(logarithm, -(at_least(-z, type(z)(0.0)) + log1p_of_share(e)), up))
