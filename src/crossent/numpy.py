@@ -255,8 +255,8 @@ def _overwrites(problem: Problem, out: Array) -> bool:
     """Return whether writing a row of out may change what a later row is computed from."""
     if np.may_share_memory(out, problem.logits) and out.ctypes.data != problem.logits.ctypes.data:
         return True
-    given = problem.given_targets, problem.given_weights
-    return any(np.may_share_memory(out, array) for array in given)
+    targets, weights = problem.given_targets, problem.given_weights
+    return np.may_share_memory(out, targets) or np.may_share_memory(out, weights)
 
 
 def _store_gradient(problem: Problem, gradient: Any, out: Array) -> None:
