@@ -610,9 +610,13 @@ def test_a_disk_that_fills_leaves_an_earlier_report(monkeypatch: pytest.MonkeyPa
     not Path("/dev/full").exists(), reason="this system has no device that is always full"
 )
 @pytest.mark.parametrize("form", [["--json"], []])
-def test_standard_output_that_is_full_is_one_sentence(form: list[str]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_standard_output_that_is_full_is_one_sentence(form: list[str], unbuffered: str) -> None:
     line = [sys.executable, "-m", "crossent", "score", "p.parquet", *P, *form]
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
-        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(
+            line, stdout=full, stderr=subprocess.PIPE, env=env, text=True, timeout=60
+        )
     assert done.returncode == 2
     assert done.stderr == "crossent: No space left on device\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -59,7 +60,18 @@ class Commands(click.Group):
         except (ValueError, TypeError, OSError, MemoryError, ModuleNotFoundError) as error:
             if os.environ.get("CROSSENT_TRACEBACK") or _closed_pipe(error):
                 raise
+            _drop_output()
             raise Failure(error) from error
+
+
+def _drop_output() -> None:
+    """Let go of what cannot be printed: Python would try again at its exit, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _closed_pipe(error: BaseException) -> bool:
