@@ -1,6 +1,5 @@
 """A real browser for the tests of the lab page: Debian's chromium, cut off from any network."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,7 @@ MISSING = (
 def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
-        # In continuous integration a test that did not run must not look like one that passed.
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(MISSING)
+        pytest.fail(MISSING)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
