@@ -607,7 +607,7 @@ def test_a_disk_that_fills_leaves_an_earlier_report(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif(
-    not Path("/dev/full").exists(), reason="this system has no device that is always full"
+    not Path("/dev/full").exists(), reason="no other file of a system is full when a test wants it"
 )
 @pytest.mark.parametrize("form", [["--json"], []])
 @pytest.mark.parametrize("unbuffered", ["", "1"])

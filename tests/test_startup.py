@@ -29,8 +29,6 @@ import numpy, crossent
 print(float(crossent.sigmoid(numpy.array([0.5]))[0]))
 """
 
-posix_only = pytest.mark.skipif(os.name != "posix", reason="limits and permissions are POSIX")
-
 
 def start(
     program: str, cache: Path, prepare: Callable[[], None] | None = None, **environment: str
@@ -111,7 +109,9 @@ def _obey_permissions() -> None:
         ctypes.CDLL(None).prctl(drop_from_bounding_set, cap_dac_override, 0, 0, 0)
 
 
-@posix_only
+@pytest.mark.skipif(
+    os.name != "posix", reason="only POSIX lets a process forbid itself to write to a directory"
+)
 def test_without_any_directory_to_write_to_every_process_compiles(tmp_path: Path) -> None:
     cache, home, packages = tmp_path / "cache", tmp_path / "home", tmp_path / "packages"
     cache.mkdir()
@@ -128,7 +128,6 @@ def test_without_any_directory_to_write_to_every_process_compiles(tmp_path: Path
     assert files(tmp_path) == before
 
 
-@posix_only
 def test_a_shared_directory_can_be_read_by_others(tmp_path: Path) -> None:
     value(SIGMOID, tmp_path)
     assert files(tmp_path)

@@ -333,7 +333,9 @@ def data_loader() -> None:
     print(*loader)
 
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+needs_fork = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="nobody can fork where there is no fork"
+)
 
 
 @needs_fork
