@@ -8,6 +8,7 @@ from crossent.kernels.elementary import F64, U64, add_exactly, exp_of_difference
 from crossent.kernels.intrinsics import magnitude, select
 from crossent.kernels.rows import TINY, fetch_share, finish, lowering
 from crossent.kernels.tile import (
+    FOLD,
     LINES,
     LOSS,
     OTHERS,
@@ -18,8 +19,6 @@ from crossent.kernels.tile import (
     report,
     take_maxima,
 )
-
-FOLD = 4  # classes whose partial sum is then folded into float64: each addition costs half an ulp
 
 
 @device

@@ -9,6 +9,7 @@ from crossent.kernels.intrinsics import select
 from crossent.kernels.mass_row import cap, finish_masses, log_of_rest
 from crossent.kernels.rows import fetch_share, largest
 from crossent.kernels.tile import (
+    FOLD,
     GAP,
     LINES,
     LOG_REST,
@@ -34,8 +35,7 @@ from crossent.kernels.tile import (
     take_maxima,
 )
 
-FOLD = 4  # classes whose gaps are summed in the scores' own type
-WIDE_FOLD = 8  # float64: classes whose sum is then added exactly
+WIDE_FOLD = 8  # float64: sums that are made before they are added exactly
 
 
 def cap_tile(tile, softcap, capped, slope):

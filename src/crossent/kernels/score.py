@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import F64, exp_of_difference, log1p
+from crossent.kernels.elementary import F64, I32, U64, exp_of_difference, log1p
 from crossent.kernels.halves import scratch_like
 from crossent.kernels.hard_tile import exponentiate_tile
 from crossent.kernels.intrinsics import (
@@ -31,8 +31,6 @@ from crossent.kernels.rows import LINE, fetch_part, finish, in_a_row, limit, low
 from crossent.kernels.turning import VECTOR, turn_in, turn_out
 
 FINE, INFINITE, IGNORED, MISSING, UNKNOWN, OUTSIDE, NOT_ONE = range(7)
-I32 = np.int32
-U64 = np.uint64
 LANES = 192  # of a tile: whole rounds of loops, which take four vectors of float32 at a time
 LEAST_LANES = 16  # a vector of float32
 TILE_SCORES = 1 << 16  # so that tiles of long rows, of fewer lanes, stay in the cache
