@@ -34,9 +34,11 @@ def prepare(loss: Any, value: Any, shape: tuple[int, ...], dtype: Any, weights: 
     if array.dtype.kind not in "iu" and array.ndim == len(shape):
         return _dense(array, shape, weights, each)
     indices = checks.targets(value, shape, len(shape) - 1)
-    y, ignored, _ = on_arrays.index_targets(indices, shape[-1], loss.ignore_index, weights, each)
-    y, weights, mass = on_arrays.row_weights(y, ignored, weights, each)
-    return _summed(lambda rows: y[rows], weights, mass, len(y))
+    y, ignored, weight = on_arrays.index_targets(
+        indices, shape[-1], loss.ignore_index, weights, each
+    )
+    y, weights, _ = on_arrays.row_weights(y, ignored, weights, on_arrays.NO_ROW)
+    return Targets(lambda rows: y[rows], weights, weight, _samples(weights, len(y)), 0)
 
 
 def is_pair(value: Any, ndim: int) -> bool:
@@ -44,12 +46,9 @@ def is_pair(value: Any, ndim: int) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and np.ndim(value[0]) == ndim
 
 
-def _summed(
-    of: Callable[[Rows], Array], weights: Array, mass: Array, rows: int, bytes_per_score: int = 0
-) -> Targets:
-    """Return targets of so many rows of these weights and weighted masses; empty ones are 1."""
-    weight, samples = (float(each.sum()) if each.size else float(rows) for each in (mass, weights))
-    return Targets(of, weights, weight, samples, bytes_per_score)
+def _samples(weights: Array, rows: int) -> float:
+    """Return what so many rows of these weights weigh; empty ones are 1."""
+    return float(weights.sum()) if weights.size else float(rows)
 
 
 def _dense(value: Array, shape: tuple[int, ...], weights: Array, each: Array) -> Targets:
@@ -66,7 +65,7 @@ def _dense(value: Array, shape: tuple[int, ...], weights: Array, each: Array) ->
             )[1]
         except ValueError:
             raise checks.bad_probability(value, taking_part=_part(weights, shape)) from None
-    samples = float(weights.sum()) if weights.size else float(len(y))
+    samples = _samples(weights, len(y))
     copied = wide != value.dtype or (weights == 0).any() or not y.flags.c_contiguous
     return Targets(
         lambda rows: y[rows], weights, total, samples, np.dtype(wide).itemsize if copied else 0
@@ -90,7 +89,8 @@ def _top(
     laid_out = LaidOut(indices.reshape(-1, k), p.reshape(-1, k), shape[-1], dtype)
     mass = (laid_out.p * each[laid_out.indices] if each.size else laid_out.p).sum(axis=1)
     mass = weights * np.where(weights != 0, mass, 0.0) if weights.size else mass
-    return _summed(laid_out, weights, mass, len(mass), np.dtype(dtype).itemsize)
+    samples = _samples(weights, len(mass))
+    return Targets(laid_out, weights, float(mass.sum()), samples, np.dtype(dtype).itemsize)
 
 
 class LaidOut:
