@@ -62,6 +62,18 @@ TRICKS = (
         "10",
     ),
     Trick(
+        "the step from line to line of memory as a constant",
+        "it would be divided anew for every share that is asked for",
+        "rows.py",
+        (
+            (
+                "min(start + size, memory.size), step)",
+                "min(start + size, memory.size), LINE // memory.itemsize)",
+            ),
+        ),
+        "10",
+    ),
+    Trick(
         "`larger` instead of `maximum`",
         "one instruction instead of six, which tell 0 from -0 and keep NaN, of no use here",
         "rows.py",
