@@ -20,7 +20,9 @@ from crossent import checks
 from crossent.kernels import scan, soft
 from crossent.kernels import sigmoid as sigmoid_kernels
 from crossent.kernels.long_rows import long_rows
+from crossent.kernels.narrow_rows import narrow_rows
 from crossent.kernels.short_rows import SHORT, short_rows
+from crossent.kernels.turning import MOST
 from crossent.sums import LossSums
 from crossent.threads import sum_over_rows
 
@@ -372,6 +374,8 @@ def _row_kernel(
     z: Array, y: Array, ignored: int | None, weights: Array, class_weight: Array, options: Any
 ) -> Kernel:
     kernel = short_rows if z.shape[1] <= SHORT else long_rows
+    if options is None and z.shape[1] <= MOST:
+        kernel = narrow_rows
     z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:

@@ -12,6 +12,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +27,8 @@ LEAST = 1 << 18  # scores, at least: below, waking a helper takes as long as the
 SHARES = 16  # in how many chunks to cut what is in between
 
 _pool: ThreadPoolExecutor | None = None
+_crew: list[threading.Thread] = []  # of the pool
+_avoided = -1  # the processor that the crew keeps off
 _lock = threading.Lock()
 _held: list[Any] = []  # the compiler's lock, while this process forks
 
@@ -87,6 +91,7 @@ def set_num_threads(threads: int) -> None:
 def _forget_pool() -> None:
     global _pool
     _pool = None
+    _crew.clear()
 
 
 def _before_fork() -> None:
@@ -125,8 +130,42 @@ def _helpers() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(max(1, _threads - 1), thread_name_prefix="crossent")
+            _pool = ThreadPoolExecutor(max(1, _threads - 1), "crossent", initializer=_sign_on)
         return _pool
+
+
+def _sign_on() -> None:
+    global _avoided
+    _crew.append(threading.current_thread())
+    _avoided = -1  # the new one is told with the others
+
+
+@cache
+def _processor() -> Callable[[], int] | None:
+    """Return what tells the processor that a thread runs on, where threads can be kept off one."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    import ctypes
+
+    return getattr(ctypes.CDLL(None), "sched_getcpu", None)
+
+
+def _keep_off_caller() -> None:
+    """Let helpers run on every processor the caller may use but the one that it is on.
+
+    A system that fills one processor before it wakes another would start them behind the caller,
+    and leave them there for longer than most calls take.
+    """
+    global _avoided
+    processor = _processor()
+    if processor is None or (here := processor()) == _avoided:
+        return
+    _avoided = here
+    others = os.sched_getaffinity(0) - {here}
+    with suppress(OSError):  # forbidden to this process, or a helper that has just ended
+        for helper in _crew if others else ():
+            if helper.is_alive() and helper.native_id:
+                os.sched_setaffinity(helper.native_id, others)
 
 
 def sum_over_rows(
@@ -173,6 +212,7 @@ def _alone(
 
 def _ask_for_help(work: Callable[[], None], helpers: int) -> list[Future[None]]:
     try:
+        _keep_off_caller()
         return [_helpers().submit(work) for _ in range(helpers)]
     except RuntimeError:  # no new threads while the interpreter shuts down: do it alone
         return []

@@ -114,13 +114,20 @@ def put_targets(targets, weight, others, factor, slope, tile):
 
 
 @device
-def scale_tile(tile, factor, near, count):
-    """Multiply by factor; where it is too small for the tile's type, in float64."""
-    tiny, lower = 0, lowering(tile)
+def take_near(factor, lower, near, count):
+    """Store factor * lower in the tile's type; return how many are too small for it."""
+    tiny = 0
     for i in range(count):
         near[i] = factor[i] * lower
         tiny += 0.0 < magnitude(factor[i]) * lower < TINY
-    if tiny:
+    return tiny
+
+
+@device
+def scale_tile(tile, factor, near, count):
+    """Multiply by factor; where it is too small for the tile's type, in float64."""
+    lower = lowering(tile)
+    if take_near(factor, lower, near, count):
         multiply(tile, factor, lower)
     else:
         multiply(tile, near, tile.dtype.type(1.0))

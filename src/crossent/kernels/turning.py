@@ -6,6 +6,7 @@ elements would take a load and a store each. Rows may have any length; the last 
 masked.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -16,6 +17,7 @@ from crossent.kernels.compiler import device
 from crossent.kernels.halves import narrowed, put, read, widened
 from crossent.kernels.intrinsics import intrinsic
 
+MOST = 8  # classes that are picked apart: C classes take C (C - 1) shuffles
 VECTOR = 64  # bytes: smaller registers take a vector in parts
 
 
@@ -133,6 +135,108 @@ def square_out(typing_context, work, lane, rows, row, column, width):
     return types.none(work, types.intp, rows, types.intp, types.intp, types.intp), lower
 
 
+@intrinsic
+def vectors_in(typing_context, rows, row, work, lane):
+    """Turn as many rows as a vector has lanes into work[:, lane :], in work's type.
+
+    Rows of at most MOST classes fill as many vectors, one after the other; each class is picked
+    out of all of them.
+    """
+    lanes = _lanes(work)
+
+    def lower(context, builder, signature, arguments):
+        source, row, target, lane = arguments
+        vector = ir.VectorType(context.get_value_type(rows.dtype), lanes)
+        for classes in _each_count(context, builder, rows, source):
+            places = _following(context, builder, rows, source, row, classes, lanes)
+            read = [
+                widened(builder, rows.dtype, builder.load(_vector(builder, place, vector), align=2))
+                for place in places
+            ]
+            for j in range(classes):
+                at = [divmod(i * classes + j, lanes) for i in range(lanes)]
+                place = _pointer(context, builder, work, target, row.type(j), lane)
+                each = _gathered(builder, read, at)
+                builder.store(each, _vector(builder, place, each.type), align=4)
+        return context.get_dummy_value()
+
+    return types.none(rows, types.intp, work, types.intp), lower
+
+
+@intrinsic
+def vectors_out(typing_context, work, lane, rows, row):
+    """Turn work[:, lane :] back into as many rows as a vector has lanes."""
+    lanes = _lanes(work)
+
+    def lower(context, builder, signature, arguments):
+        source, lane, target, row = arguments
+        vector = ir.VectorType(context.get_value_type(work.dtype), lanes)
+        for classes in _each_count(context, builder, rows, target):
+            starts = [
+                _pointer(context, builder, work, source, row.type(j), lane) for j in range(classes)
+            ]
+            read = [builder.load(_vector(builder, start, vector), align=4) for start in starts]
+            places = _following(context, builder, rows, target, row, classes, lanes)
+            for k, place in enumerate(places):
+                at = [divmod(k * lanes + i, classes)[::-1] for i in range(lanes)]
+                each = narrowed(builder, rows.dtype, _gathered(builder, read, at))
+                builder.store(each, _vector(builder, place, each.type), align=2)
+        return context.get_dummy_value()
+
+    return types.none(work, types.intp, rows, types.intp), lower
+
+
+def _each_count(context: Any, builder: Any, kind: Any, array: Any) -> Iterator[int]:
+    """Build code for every number of classes up to MOST; the rows' own is gone into."""
+    view = context.make_array(kind)(context, builder, value=array)
+    classes = cgutils.unpack_tuple(builder, view.shape, 2)[1]
+    after = builder.append_basic_block()
+    switch = builder.switch(classes, after)
+    for count in range(1, MOST + 1):
+        block = builder.append_basic_block()
+        switch.add_case(classes.type(count), block)
+        builder.position_at_end(block)
+        yield count
+        builder.branch(after)
+    builder.position_at_end(after)
+
+
+def _following(
+    context: Any, builder: Any, kind: Any, array: Any, row: Any, count: int, lanes: int
+) -> list[Any]:
+    """Build the addresses of vectors one after the other, from a row's start on."""
+    return [
+        _pointer(context, builder, kind, array, row, row.type(k * lanes)) for k in range(count)
+    ]
+
+
+def _gathered(builder: Any, vectors: list[Any], at: list[tuple[int, int]]) -> Any:
+    """Build a vector of lanes, each given by its vector's number and its lane there."""
+    lanes, found = len(at), vectors[0]
+    for number, vector in enumerate(vectors[1:], 1):
+        first = [lane if number == 1 else i for i, (_, lane) in enumerate(at)]
+        mask = [lanes + at[i][1] if at[i][0] == number else first[i] for i in range(lanes)]
+        found = _shuffled(builder, found, vector, mask)
+    return found
+
+
+@device
+def turn_in_singly(rows, first, start, stop, work):
+    """Copy the rows from first + start to first + stop, too few for a vector."""
+    for i in range(start, stop):
+        for j in range(rows.shape[1]):
+            work[j, i] = read(rows[first + i, j])
+
+
+@device
+def turn_out_singly(work, rows, first, start, stop):
+    """Copy the columns back into the rows from first + start to first + stop."""
+    for i in range(start, stop):
+        row = rows[first + i]
+        for j in range(rows.shape[1]):
+            put(row, j, work[j, i])
+
+
 @device
 def turn_in(rows, first, count, work):
     """Copy `count` rows from `first` on into the columns of work (classes + a vector's, lanes)."""
@@ -141,9 +245,7 @@ def turn_in(rows, first, count, work):
     for i in range(0, whole, lanes):
         for j in range(0, classes, lanes):
             square_in(rows, first + i, j, min(lanes, classes - j), work, i)
-    for i in range(whole, count):
-        for j in range(classes):
-            work[j, i] = read(rows[first + i, j])
+    turn_in_singly(rows, first, whole, count, work)
 
 
 @device
@@ -154,7 +256,24 @@ def turn_out(work, rows, first, count):
     for i in range(0, whole, lanes):
         for j in range(0, classes, lanes):
             square_out(work, i, rows, first + i, j, min(lanes, classes - j))
-    for i in range(whole, count):
-        row = rows[first + i]
-        for j in range(classes):
-            put(row, j, work[j, i])
+    turn_out_singly(work, rows, first, whole, count)
+
+
+@device
+def pick_apart(rows, first, count, work):
+    """Do what `turn_in` does for rows that are much shorter than a vector."""
+    lanes = VECTOR // work.itemsize
+    whole = count // lanes * lanes
+    for i in range(0, whole, lanes):
+        vectors_in(rows, first + i, work, i)
+    turn_in_singly(rows, first, whole, count, work)
+
+
+@device
+def put_together(work, rows, first, count):
+    """Do what `turn_out` does for rows that are much shorter than a vector."""
+    lanes = VECTOR // work.itemsize
+    whole = count // lanes * lanes
+    for i in range(0, whole, lanes):
+        vectors_out(work, i, rows, first + i)
+    turn_out_singly(work, rows, first, whole, count)
