@@ -113,8 +113,9 @@ def test_nats_and_bits_are_said() -> None:
 
 # Whoever stands lower may not know of whoever stands higher.
 LAYERS = (
-    ("checks", "reference", "sums", "threads", "files", "distributed"),
+    ("checks", "reference", "layout", "sums", "threads", "files", "distributed"),
     ("kernels",),
+    ("targets",),
     (
         "numpy",
         "plain",

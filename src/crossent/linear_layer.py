@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from crossent.kernels import head as kernels
 from crossent.kernels.blas import multiply
+from crossent.layout import Array, bits, result_type
 from crossent.linear import Dropped
-from crossent.numpy import bits, result_type
 from crossent.threads import sum_over_rows
 
-Array = NDArray[Any]
 Rows = slice | NDArray[np.int64]
 Work = Callable[[slice, Array], Any]
 

@@ -18,18 +18,11 @@ from crossent import checks, linear_targets
 from crossent import numpy as on_arrays
 from crossent.kernels import head as kernels
 from crossent.kernels.blas import multiply
+from crossent.layout import Array, result_type
 from crossent.linear import GRADIENTS, HeadGradients, LinearCrossEntropy
-from crossent.linear_layer import (
-    BESIDE,
-    Array,
-    FilteredLayer,
-    Layer,
-    Rows,
-    converted,
-    over_chunks,
-)
-from crossent.numpy import NO_ROW
+from crossent.linear_layer import BESIDE, FilteredLayer, Layer, Rows, converted, over_chunks
 from crossent.plain import hvp
+from crossent.targets import NO_ROW
 from crossent.threads import sum_over_rows
 
 HESSIAN_ARRAYS = 16  # float64 arrays like the scores that a Hessian product makes on its way
@@ -134,7 +127,7 @@ def prepare(
         np.flatnonzero(found.row_weight) if (found.row_weight == 0).any() else slice(None),
         lead,
         on_arrays.divide_by(head.reduction, cast(Any, found), normalizer),
-        classes * (np.dtype(on_arrays.result_type(x.dtype)).itemsize + found.bytes_per_score),
+        classes * (np.dtype(result_type(x.dtype)).itemsize + found.bytes_per_score),
     )
     call.step()  # raises what is wrong with the budget
     return call

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crossent import checks
-from crossent import numpy as on_arrays
-from crossent.linear_layer import BESIDE, Array, Rows
+from crossent.layout import Array, result_type
+from crossent.linear_layer import BESIDE, Rows
+from crossent.targets import NO_ROW, index_targets, mass_targets, row_weights
 
 
 class Targets(NamedTuple):
@@ -29,15 +30,13 @@ def prepare(loss: Any, value: Any, shape: tuple[int, ...], dtype: Any, weights: 
     """Check targets of any kind for scores of a shape (..., V)."""
     each = checks.per_output("class_weight", loss.class_weight, shape[-1], "classes")
     if is_pair(value, len(shape)):
-        return _top(value, shape, on_arrays.result_type(dtype), weights, each)
+        return _top(value, shape, result_type(dtype), weights, each)
     array = np.asarray(value)
     if array.dtype.kind not in "iu" and array.ndim == len(shape):
         return _dense(array, shape, weights, each)
     indices = checks.targets(value, shape, len(shape) - 1)
-    y, ignored, weight = on_arrays.index_targets(
-        indices, shape[-1], loss.ignore_index, weights, each
-    )
-    y, weights, _ = on_arrays.row_weights(y, ignored, weights, on_arrays.NO_ROW)
+    y, ignored, weight = index_targets(indices, shape[-1], loss.ignore_index, weights, each)
+    y, weights, _ = row_weights(y, ignored, weights, NO_ROW)
     return Targets(lambda rows: y[rows], weights, weight, _samples(weights, len(y)), 0)
 
 
@@ -60,9 +59,7 @@ def _dense(value: Array, shape: tuple[int, ...], weights: Array, each: Array) ->
     for start in range(0, len(y), step):
         rows = slice(start, start + step)
         try:
-            total += on_arrays.mass_targets(
-                y[rows].astype(wide, copy=False), weights[rows], each, 1
-            )[1]
+            total += mass_targets(y[rows].astype(wide, copy=False), weights[rows], each, 1)[1]
         except ValueError:
             raise checks.bad_probability(value, taking_part=_part(weights, shape)) from None
     samples = _samples(weights, len(y))

@@ -14,21 +14,20 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crossent import checks
-from crossent.kernels import scan, soft
 from crossent.kernels import sigmoid as sigmoid_kernels
+from crossent.kernels import soft
 from crossent.kernels.long_rows import long_rows
 from crossent.kernels.narrow_rows import narrow_rows
 from crossent.kernels.short_rows import SHORT, short_rows
 from crossent.kernels.turning import MOST
+from crossent.layout import Array, as_outputs, as_rows, bits, result_type
 from crossent.sums import LossSums
+from crossent.targets import NO_ROW, check_outputs, index_targets, mass_targets, row_weights
 from crossent.threads import sum_over_rows
 
-Array = NDArray[Any]
 Kernel = Callable[[int, int, float, Any, Any, Array], object]
-NO_ROW = np.empty(0)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -207,42 +206,7 @@ def divide_by(reduction: str, problem: Problem, normalizer: Any) -> float:
     return problem.samples if reduction == "batchmean" else 1.0
 
 
-def result_type(dtype: Any) -> Any:
-    """Return the type of a loss: float64 for float64 scores, else float32."""
-    return np.float64 if dtype == np.float64 else np.float32
-
-
-# Layout: what the kernels want, and back --------------------------------------------------------
-
-
-def bits(array: Array) -> Array:
-    """Return a half type's bits as kernels take them (see halves.py), any other array itself."""
-    if array.dtype.itemsize != 2:
-        return array
-    return array.view(np.int16 if array.dtype == np.float16 else np.uint16)
-
-
-def _rows(array: Array, axis: int) -> Array:
-    """Return the array as (N, C), classes last and contiguous, copied only if need be."""
-    moved = array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
-    return writable(np.ascontiguousarray(moved.reshape(-1, array.shape[axis])))
-
-
-def writable(array: Array) -> Array:
-    """Return a view that counts as writable: kernels never write inputs, and one type is enough."""
-    if array.flags.writeable:
-        return array
-    raw = array.view(f"u{array.dtype.itemsize}")  # a name that every type's memory goes by
-    interface = dict(raw.__array_interface__, data=(raw.__array_interface__["data"][0], False))
-    return np.asarray(_Memory(array, interface)).view(array.dtype)
-
-
-class _Memory:
-    """Memory of an array, under another interface to it."""
-
-    def __init__(self, owner: Array, interface: dict[str, Any]) -> None:
-        self.owner = owner
-        self.__array_interface__ = interface
+# The gradient's memory --------------------------------------------------------------------------
 
 
 def _working_gradient(problem: Problem, out: Array) -> Array:
@@ -279,7 +243,7 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     targets = checks.targets(targets, logits.shape, axis)
     weights = checks.sample_weight(sample_weight, row_shape)
     class_weight = checks.per_output("class_weight", loss.class_weight, classes, "classes")
-    z = _rows(logits, axis)
+    z = as_rows(logits, axis)
     weights = NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
     ignored = None  # none of the targets is
     two_terms = loss.name == "softmax_binary_cross_entropy"
@@ -298,76 +262,6 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
         options = _mass_options(loss, y, class_weight, classes)
         kernel = _row_kernel(z, y, ignored, weights, NO_ROW, options)
     return Problem(z, kernel, row_shape, True, weight, axis, y, weights, ignored)
-
-
-def index_targets(
-    targets: Array, classes: int, ignore_index: int, weights: Array, class_weight: Array
-) -> tuple[Array, int | None, float]:
-    """Return checked indices, the one that is ignored if any is, and what the others weigh."""
-    flat = writable(np.ascontiguousarray(targets.reshape(-1)))
-
-    def look(a: int, b: int, sums: Array) -> None:
-        scan.scan_indices(flat[a:b], classes, ignore_index, weights[a:b], class_weight, sums)
-
-    weight, ignored, lost, bad = sum_over_rows(look, len(flat), 1, width=4).tolist()
-    if bad:
-        raise checks.bad_index(targets, classes, ignore_index)
-    return flat, ignore_index if ignored else None, weight + lost
-
-
-def row_weights(
-    y: Array, ignored: int | None, weights: Array, class_weight: Array
-) -> tuple[Array, Array, Array]:
-    """Return indices that are all classes, sample weights, and those times class weights.
-
-    Weights are 0 where an index was ignored, and empty if all are 1.
-    """
-    if ignored is None and not class_weight.size:
-        return y, weights, weights
-    indices, both = np.empty(len(y), np.int64), np.empty((2 if class_weight.size else 1, len(y)))
-    index = -1 if ignored is None else ignored
-    scan.weigh_indices(y, index, weights, class_weight, indices, both)
-    return indices, both[0], both[-1]
-
-
-def mass_targets(
-    targets: Array, weights: Array, class_weight: Array, axis: int
-) -> tuple[Array, float]:
-    """Check the masses of the rows that take part; return them and their weighted sum.
-
-    If every row is one-hot, its class index is returned in its place: the same loss, faster.
-    """
-    y = _rows(targets, axis)
-    plain = not (class_weight.size or weights.size)
-
-    def look(start: int, stop: int, sums: Array) -> None:
-        rows = y[start:stop]
-        if plain:
-            scan.scan_masses(rows.reshape(-1), sums)
-        else:
-            scan.scan_weighted_masses(rows, class_weight, weights[start:stop], sums)
-
-    mass, bad, lost = sum_over_rows(look, len(y), y.shape[1], width=3)
-    if bad:
-        row_shape = targets.shape[:axis] + targets.shape[axis + 1 :]
-        part = np.expand_dims(weights.reshape(row_shape) != 0, axis) if weights.size else True
-        raise checks.bad_probability(targets, taking_part=part)
-    indices = _one_hot_indices(y)
-    return (y if indices is None else indices), float(mass + lost)
-
-
-def _one_hot_indices(y: Array) -> Array | None:
-    """Return the class of each row if all rows are one-hot."""
-    if not len(y) or np.count_nonzero(y[0]) != 1:
-        return None
-    indices = np.empty(len(y), np.int64)
-    (one_hot,) = sum_over_rows(
-        lambda a, b, sums: scan.take_indices(y[a:b], indices[a:b], sums),
-        len(y),
-        y.shape[1],
-        width=1,
-    )
-    return indices if one_hot == len(y) else None
 
 
 def _row_kernel(
@@ -420,10 +314,10 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     weights = checks.sample_weight(sample_weight, sample_shape, logits.shape)
     outputs = logits.shape[-1] if logits.ndim > 1 else 1
     y = targets.astype(result_type(targets.dtype), copy=False)
-    z, y = _outputs(logits, outputs), _outputs(y, outputs)
+    z, y = as_outputs(logits, outputs), as_outputs(y, outputs)
     per_output = weights is not None and weights.shape == logits.shape
-    rows = NO_ROW if weights is None else _outputs(weights, outputs if per_output else 1)
-    _scan_outputs(y, targets, weights)
+    rows = NO_ROW if weights is None else as_outputs(weights, outputs if per_output else 1)
+    check_outputs(y, targets, weights)
     pos_weight = None
     if loss.name == "binary_cross_entropy":
         pos_weight = checks.per_output("pos_weight", loss.pos_weight, outputs, "outputs")
@@ -432,26 +326,6 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     kernel = _sigmoid_kernel(z, y, pos_weight, rows, loss.label_smoothing)
     axis = max(logits.ndim - 1, 0)
     return Problem(z, kernel, logits.shape, False, weight, axis, y, rows)
-
-
-def _outputs(array: Array, outputs: int) -> Array:
-    """Return the array as (n, J), copied only if need be."""
-    rows = array.size // outputs if outputs else 0
-    return writable(np.ascontiguousarray(array.reshape(rows, outputs)))
-
-
-def _scan_outputs(y: Array, targets: Array, weights: Array | None) -> None:
-    """Check the targets of the outputs that take part."""
-    flat = y.reshape(-1)
-    _, bad, _ = sum_over_rows(
-        lambda start, stop, sums: scan.scan_masses(flat[start:stop], sums), len(flat), 1, width=3
-    )
-    if bad:
-        part = True if weights is None else weights != 0
-        if weights is not None and weights.shape != targets.shape:
-            part = np.expand_dims(part, -1)
-        if (~((targets >= 0) & (targets <= 1)) & part).any():
-            raise checks.bad_probability(targets, taking_part=part)
 
 
 def _sigmoid_kernel(z: Array, y: Array, pos_weight: Any, weights: Array, alpha: float) -> Kernel:
@@ -493,7 +367,7 @@ def _softmax_of(
     logits = checks.logits(logits)
     axis = checks.axis(axis, logits.ndim)
     checks.classes(logits.shape[axis])
-    z = _rows(logits, axis)
+    z = as_rows(logits, axis)
     p = np.empty(z.shape, z.dtype)
     _softmax(bits(z), softcap, temperature, logarithm, np.empty(len(z)), bits(p))
     shape = logits.shape[:axis] + logits.shape[axis + 1 :] + (logits.shape[axis],)
@@ -505,7 +379,7 @@ def logsumexp(logits: Any, axis: int = -1) -> Any:
     logits = checks.logits(logits)
     axis = checks.axis(axis, logits.ndim)
     checks.classes(logits.shape[axis])
-    z = _rows(logits, axis)
+    z = as_rows(logits, axis)
     lse = np.empty(len(z))
     _softmax(bits(z), None, 1.0, False, lse, bits(np.empty((0, 0), z.dtype)))
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
@@ -535,7 +409,7 @@ def log_sigmoid(logits: Any) -> Any:
 
 def _sigmoid_of(logits: Any, logarithm: bool) -> Any:
     logits = checks.logits(logits)
-    z = _outputs(logits, 1).reshape(-1)
+    z = as_outputs(logits, 1).reshape(-1)
     a = np.empty(z.shape, z.dtype)
     sum_over_rows(
         lambda start, stop, sums: sigmoid_kernels.sigmoid_each(

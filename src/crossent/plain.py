@@ -14,16 +14,8 @@ from numpy.typing import NDArray
 
 from crossent import checks, reference
 from crossent.kernels.hessian import bend_rows
-from crossent.numpy import (
-    Array,
-    Problem,
-    divide_by,
-    logsumexp,
-    prepare,
-    result_type,
-    sigmoid,
-    softmax,
-)
+from crossent.layout import Array, result_type
+from crossent.numpy import Problem, divide_by, logsumexp, prepare, sigmoid, softmax
 from crossent.threads import sum_over_rows
 
 Float64 = NDArray[np.float64]

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from crossent import tables
 from crossent.kernels import score as kernels
-from crossent.numpy import writable
-from crossent.scoring import NO_WEIGHT, Array, Rows, Scoring, rows_in_piece, second_of_two
+from crossent.layout import Array, writable
+from crossent.scoring import NO_WEIGHT, Rows, Scoring, rows_in_piece, second_of_two
 from crossent.scoring import sum_tolerance as tolerance_of
 from crossent.sums import ScoreSums
 from crossent.threads import get_num_threads

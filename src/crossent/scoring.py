@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crossent import checks
+from crossent.layout import Array, writable
 from crossent.sums import MOST_INFINITE, ScoreSums
 from crossent.threads import sum_over_rows
 
-Array = NDArray[Any]
 OUTPUTS = ("probabilities", "logits")
 PIECE = 1 << 22  # scores that are judged at a time
 LEAST_ROWS = 64  # in a piece, however many classes there are
@@ -264,8 +263,6 @@ def rows_in_piece(classes: int) -> int:
 
 def _predictions(value: Any, number: int, outputs: str) -> tuple[Array, float]:
     """Return predictions (n, C) in float32 or float64, and how far from 1 a row may sum."""
-    from crossent.numpy import writable
-
     array = checks.logits(value, f"predictions of batch {number}")
     if array.ndim not in (1, 2) or (array.shape[-1:] == (0,) and array.ndim == 2):
         raise ValueError(
@@ -292,8 +289,6 @@ def second_of_two(given: Array, outputs: str) -> list[Array]:
 
 
 def _class_indices(value: Any, number: int, shape: tuple[int, ...]) -> Array:
-    from crossent.numpy import writable
-
     targets = checks.targets(value, shape, 1)
     if targets.dtype != np.int64:
         raise TypeError(
