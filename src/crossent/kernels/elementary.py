@@ -52,6 +52,11 @@ def raised_exp(x, m):
     raise AssertionError("kernels are compiled")
 
 
+def raised_exp_of_scaled(x, m, sharpness):
+    """Return exp(sharpness (x - m)), raised as `raised_exp` is; sharpness None stands for 1."""
+    raise AssertionError("kernels are compiled")
+
+
 def exp_of_scaled(x, m, sharpness, like):
     """Return exp(sharpness (x - m)) in float64 for float64 m and x <= m.
 
@@ -75,9 +80,20 @@ def _raised_exp(x, m):
     return _raised_exp32 if x == types.float32 else _exp64
 
 
+@device_overload(raised_exp_of_scaled)
+def _raised_exp_of_scaled(x, m, sharpness):
+    if isinstance(sharpness, types.NoneType):
+        return lambda x, m, sharpness: raised_exp(x, m)
+    if x == types.float32:
+        return _raised_scaled32
+    return lambda x, m, sharpness: exp64_of_scaled(x, m, sharpness)
+
+
 @device_overload(exp_of_scaled)
 def _exp_of_scaled(x, m, sharpness, like):
-    return _exp_of_scaled64 if like.dtype == types.float64 else _exp_of_scaled32
+    if like.dtype == types.float64:
+        return lambda x, m, sharpness, like: exp64_of_scaled(x, m, sharpness)
+    return _exp_of_scaled32
 
 
 @device_overload(log1p)
@@ -134,6 +150,14 @@ def _raised_exp32(x, m):
     return raised_exp32(d, e)
 
 
+def _raised_scaled32(x, m, sharpness):
+    d, e = difference(x, m)
+    near = F32(sharpness)
+    product = d * near
+    lost = fma(d, near, -product) + fma(d, F32(sharpness - F64(near)), e * near)
+    return raised_exp32(product, lost)
+
+
 # exp(d) = 2**k exp(r), |r| <= ln(2) / 2. Added to a number so large that its last bit counts ones,
 # d / ln 2 is rounded to k, which stands at the end of the sum beside the bias of an exponent: one
 # shift makes it a power of two. That must be a normal number, so that what may end up subnormal
@@ -164,29 +188,33 @@ def _exp64(x, m):
     return exp64_of_sum(d, e)
 
 
-def _exp_of_scaled64(x, m, sharpness, like):
+@device
+def exp64_of_scaled(x, m, sharpness):
+    """Return exp(sharpness (x - m)) to all bits."""
     d, e = difference(x, m)
     return exp64_of_sum(d * sharpness, e * sharpness)
 
 
 def _exp_of_scaled32(x, m, sharpness, like):
-    return near_exp((F64(x) - m) * sharpness)  # float64 holds a difference of float32
+    return near_exp(F64(x) - m, sharpness)  # float64 holds a difference of float32
 
 
 @device
-def near_exp(x):
-    """Return exp(x) for float64 x <= 0 to 44 bits, 0 for x below -500."""
-    t = fma(x, 1.4426950408889634, SHIFT64)
-    r = fma(t - SHIFT64, -0.6931471805599453, x)
-    q = 2.7493060178156324e-06
-    q = fma(q, r, 2.488080952255987e-05)
-    q = fma(q, r, 0.00019841539099528415)
-    q = fma(q, r, 0.0013888811145545922)
-    q = fma(q, r, 0.008333333095085872)
-    q = fma(q, r, 0.04166666696223545)
-    q = fma(q, r, 0.1666666666726521)
-    q = fma(q, r, 0.49999999999664324)
-    return select(x < -500.0, 0.0, fma(fma(q, r, 1.0), r, 1.0) * power_at_end(t))
+def near_exp(d, sharpness):
+    """Return exp(sharpness d) for float64 d <= 0 to 44 bits, 0 where that is below 2**-720."""
+    scale = sharpness * 1.4426950408889634
+    t = fma(d, scale, SHIFT64)
+    r = fma(d, scale, SHIFT64 - t)
+    q = 1.0154352419988546e-07
+    q = fma(q, r, 1.3257700226002984e-06)
+    q = fma(q, r, 1.5252940793056786e-05)
+    q = fma(q, r, 0.00015403444171801478)
+    q = fma(q, r, 0.0013333557765226078)
+    q = fma(q, r, 0.009618129175856126)
+    q = fma(q, r, 0.05550410866681488)
+    q = fma(q, r, 0.24022650695748796)
+    q = fma(q, r, 0.6931471805599453)
+    return select(t < SHIFT64 - 720.0, 0.0, fma(q, r, 1.0) * power_at_end(t))
 
 
 @device

@@ -4,7 +4,7 @@ import numpy as np
 from numba import types
 
 from crossent.kernels.compiler import device, device_overload
-from crossent.kernels.elementary import F64, U64, add_exactly, exp_of_difference, raised_exp
+from crossent.kernels.elementary import F64, U64, add_exactly, exp_of_difference, raised_exp_of_scaled
 from crossent.kernels.intrinsics import magnitude, select
 from crossent.kernels.rows import TINY, fetch_share, finish, lowering
 from crossent.kernels.tile import (
@@ -31,8 +31,11 @@ def take_targets(targets, tile, score):
 
 
 @device
-def exponentiate_tile(tile, m, partial, others, lost, soon):
-    """Replace the tile by exp(tile - m), raised; sum over the classes, a few and then exactly."""
+def exponentiate_tile(tile, m, sharpness, partial, others, lost, soon):
+    """Replace the tile by exp(sharpness (tile - m)), raised; sum over the classes.
+
+    A few, and then exactly.
+    """
     others[:] = 0.0
     lost[:] = 0.0
     for start in range(0, tile.shape[0], FOLD):
@@ -41,7 +44,7 @@ def exponentiate_tile(tile, m, partial, others, lost, soon):
             scores = tile[j]
             fetch_share(soon, j * LINES)
             for i in range(partial.size):
-                e = raised_exp(scores[i], m[i])
+                e = raised_exp_of_scaled(scores[i], m[i], sharpness)
                 scores[i] = e
                 partial[i] += e
         fold(others, lost, partial)
@@ -152,7 +155,7 @@ def hard_tile(
     take_maxima(tile, count, m, partial)
     take_targets(targets, tile, score)
     load_weights(row_weight, count, weight)
-    exponentiate_tile(tile, m, partial, others, factor, soon)
+    exponentiate_tile(tile, m, options, partial, others, factor, soon)
     finish_tile(m, score, partial, narrow, others, loss, factor)
     spoilt = weigh_tile(count, scale, lanes)
     report(count, 1, lanes, losses)

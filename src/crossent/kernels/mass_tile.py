@@ -5,6 +5,7 @@ from numba import types
 
 from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.elementary import F64, U64, add_exactly, exp_of_scaled
+from crossent.kernels.hard_tile import exponentiate_tile, scale_tile
 from crossent.kernels.intrinsics import select
 from crossent.kernels.mass_row import cap, finish_masses, log_of_rest
 from crossent.kernels.rows import fetch_share, largest
@@ -91,16 +92,18 @@ def _mass_of(targets, i, j, gain, base):
     return lambda targets, i, j, gain, base: gain * F64(targets[j, i]) + base
 
 
-def own_mass_of(targets, i, j, gain, base):
-    """Return row i's mass of class j, the one summed apart."""
+def own_mass_of(targets, i, x, gain, base):
+    """Return row i's mass of class x, the one summed apart."""
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(own_mass_of)
-def _own_mass_of(targets, i, j, gain, base):
+def _own_mass_of(targets, i, x, gain, base):
+    if isinstance(base, types.NoneType):
+        return lambda targets, i, x, gain, base: gain[x]
     if targets.ndim == 1:
-        return lambda targets, i, j, gain, base: gain + base
-    return lambda targets, i, j, gain, base: mass_of(targets, i, j, gain, base)
+        return lambda targets, i, x, gain, base: gain[x] + base[x]
+    return lambda targets, i, x, gain, base: mass_of(targets, i, x, gain[x], base[x])
 
 
 @device
@@ -111,7 +114,7 @@ def look_at_excluded(scores, m, targets, gain, base, excluded, count, lanes):
     for i in range(count):
         x = excluded[i]
         lanes[SCORE + i] = scores[x, U64(i)]
-        lanes[OWN_MASS + i] = own_mass_of(targets, i, x, gain[x], base[x])
+        lanes[OWN_MASS + i] = own_mass_of(targets, i, x, gain, base)
 
 
 def add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
@@ -122,6 +125,8 @@ def add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
 @device_overload(add_masses)
 def _add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
     def of_classes(scores, m, targets, gain, base, excluded, spare, lanes):
+        if not base.any():
+            return
         rests, shares, partial = spare
         top = largest(base)
         for i in range(targets.size):
@@ -143,6 +148,8 @@ def _add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
             put_by(j, scores, REST, GAP + LINES, lanes)
         take_totals(scores, REST, GAP + LINES, lanes)
 
+    if isinstance(base, types.NoneType):
+        return lambda scores, m, targets, gain, base, excluded, spare, lanes: None
     return of_classes if targets.ndim == 1 else of_rows
 
 
@@ -164,8 +171,26 @@ def add_each(scores, targets, j, gain, base, excluded, lanes):
         lanes[GAP + i] += select(t != 0.0, cost, 0.0)  # 0 * inf = 0
 
 
+def add_others(scores, base, sharpness, like, near, work, lanes, soon):
+    """Store exponentials, and their sums in OTHERS."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(add_others)
+def _add_others(scores, base, sharpness, like, near, work, lanes, soon):
+    def in_their_type(scores, base, sharpness, like, near, work, lanes, soon):
+        others, lost = lanes[OTHERS : OTHERS + LINES], lanes[PULL : PULL + LINES]
+        exponentiate_tile(scores, near[0], sharpness, near[2], others, lost, soon)
+
+    if isinstance(base, types.NoneType):
+        return in_their_type
+    return lambda scores, base, sharpness, like, near, work, lanes, soon: add_in_float64(
+        scores, sharpness, like, work, lanes, soon
+    )
+
+
 @device
-def add_others(scores, sharpness, like, work, lanes, soon):
+def add_in_float64(scores, sharpness, like, work, lanes, soon):
     """Store exponentials in work, and their sums in OTHERS."""
     for j in range(scores.shape[0]):
         fetch_share(soon, j * LINES)
@@ -234,6 +259,23 @@ def finish_mass_tile(count, sharpness, z_loss, scale, like, lanes):
     return without
 
 
+def write_gradients(work, targets, gain, base, slope, near, count, lanes, tile):
+    """Store the gradient of all classes but the excluded ones."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(write_gradients)
+def _write_gradients(work, targets, gain, base, slope, near, count, lanes, tile):
+    def without_mass(work, targets, gain, base, slope, near, count, lanes, tile):
+        scale_tile(tile, lanes[PULL : PULL + LINES], near[2], count)
+
+    def with_mass(work, targets, gain, base, slope, near, count, lanes, tile):
+        for j in range(tile.shape[0]):
+            write_gradient(work[j], targets, j, gain[j], base[j], slope, lanes, tile[j])
+
+    return without_mass if isinstance(base, types.NoneType) else with_mass
+
+
 @device
 def write_gradient(work, targets, j, gain, base, slope, lanes, out):
     """Store PULL * work - PUSH * mass for class j, times the derivative of a softcap."""
@@ -270,22 +312,20 @@ def mass_tile(
     gain, base, z_loss, softcap, sharpness = options
     near, work, excluded, capped, slope, spare = space
     m, winners, weight = near[0], near[1], lanes[WEIGHT : WEIGHT + LINES]
-    lanes[OTHERS:LOSS_SUM] = 0.0
+    lanes[OTHERS : LOSS_SUM if tile.itemsize == 8 else OTHERS + TOTAL] = 0.0
     scores = cap_tile(tile, softcap, capped, slope)
     take_maxima(scores, count, m, lanes[REACHED : REACHED + LINES])
     load_weights(row_weight, count, weight)
     take_excluded(targets, scores, m, winners, excluded)
     look_at_excluded(scores, m, targets, gain, base, excluded, count, lanes)
-    if targets.ndim == 2 or base.any():  # else only the excluded class has mass
-        add_masses(scores, m, targets, gain, base, excluded, spare, lanes)
+    add_masses(scores, m, targets, gain, base, excluded, spare, lanes)
     for i in range(count):
         scores[excluded[i], U64(i)] = -np.inf
-    add_others(scores, sharpness, tile, work, lanes, soon)
+    add_others(scores, base, sharpness, tile, near, work, lanes, soon)
     without = finish_mass_tile(count, sharpness, z_loss, scale, tile, lanes)
     report(count, 2, lanes, losses)
     if gradient.size:
-        for j in range(tile.shape[0]):
-            write_gradient(work[j], targets, j, gain[j], base[j], slope, lanes, tile[j])
+        write_gradients(work, targets, gain, base, slope, near, count, lanes, tile)
         put_excluded(excluded, count, slope, lanes, tile)
         if without:
             leave_out(weight, tile)

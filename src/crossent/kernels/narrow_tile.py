@@ -48,7 +48,7 @@ def take_limits(tile, m):
 
 @device
 def take_exponentials(tile, right, m, partial, others, own, soon):
-    """Replace the tile by exp(tile - m), raised; store those of right classes and sum the others."""
+    """Replace the tile by exp(tile - m), raised; store the right classes', sum the others'."""
     zero = tile.dtype.type(0.0)
     others[:] = 0.0
     for start in range(0, tile.shape[0], FOLD):

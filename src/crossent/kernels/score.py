@@ -101,7 +101,7 @@ def score_rows(
         if are_logits:
             take_maxima(work, greatest, last - first)
             take_targets(work, target, own)
-            exponentiate_tile(work, greatest, partial, others, lost, nothing)
+            exponentiate_tile(work, greatest, None, partial, others, lost, nothing)
             add_up_squares(work, squares)
             judge_scores(greatest, own, others, squares, clip, loss, confidence, brier, state)
         else:

@@ -52,16 +52,28 @@ def _new_space(logits, options):
         near = new_near(logits, softcap)
         return (
             near,
-            np.zeros((classes, LINES)),
+            new_tile(base, classes),
             np.zeros(LINES, np.uint64),
             new_tile(softcap, classes),
             new_tile(softcap, classes),
-            (sums_of_others(base), shares_of(base, near), near[2]),
+            new_spare(base, near),
         )
 
     if isinstance(options, types.NoneType):
         return lambda logits, options: new_near(logits, options)
     return of_masses
+
+
+def new_spare(base, near):
+    """Return what adds up the masses of all classes but one, none if base is None."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(new_spare)
+def _new_spare(base, near):
+    if isinstance(base, types.NoneType):
+        return lambda base, near: None
+    return lambda base, near: (sums_of_others(base), shares_of(base, near), near[2])
 
 
 @device
@@ -152,7 +164,10 @@ def _targets_of(targets, masses, a, b, k, q, classes):
 
 @kernel
 def short_rows(logits, targets, row_weight, options, scale, losses, gradient, sums):
-    """Do what `long_rows` does, a tile of rows at a time; gain and base have an entry a class."""
+    """Do what `long_rows` does, a tile of rows at a time; gain and base have an entry a class.
+
+    base None stands for zeros, where scores are not capped: only class indices have mass then.
+    """
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
     classes = logits.shape[1]
     height = max(classes, VECTOR // 4) + VECTOR // 4
