@@ -288,6 +288,8 @@ def _mass_options(loss: Any, y: Array, class_weight: Array, classes: int) -> tup
         gain, base = each * (1.0 - alpha), each * (alpha / classes)
         if classes <= SHORT and y.ndim == 1 and not alpha and loss.softcap is None:
             base = None  # nothing cancels in the gradient of other classes, and less is computed
+        if y.ndim == 2 and not alpha and not class_weight.size:
+            gain = None
     elif y.ndim == 1 or alpha:  # one number does for all
         gain, base = 1.0 - alpha, alpha / classes
     return gain, base, loss.z_loss, loss.softcap, 1.0 / loss.temperature

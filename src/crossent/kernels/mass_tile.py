@@ -68,16 +68,30 @@ def _take_excluded(targets, scores, m, winners, excluded):
             excluded[i] = U64(targets[i])  # unsigned: nothing to add to a negative index
 
     def first(targets, scores, m, winners, excluded):
-        last = scores.shape[0] - 1
+        # Upwards: going down, the compiler cannot tell that rows and winners do not overlap.
+        last = winners.dtype.type(scores.shape[0] - 1)
         winners[:] = last  # where none is the winner: in a row with NaN
-        for k in range(scores.shape[0]):
-            row, number = scores[last - k], winners.dtype.type(last - k)
+        for j in range(scores.shape[0]):
+            row, number = scores[j], winners.dtype.type(j)
             for i in range(winners.size):
-                winners[i] = select(row[i] == m[i], number, winners[i])
+                found = select(row[i] == m[i], number, last)
+                winners[i] = select(found < winners[i], found, winners[i])
         for i in range(winners.size):
             excluded[i] = U64(winners[i])
 
     return given if targets.ndim == 1 else first
+
+
+def entry(gain, j):
+    """Return the gain of class j, None if there is none."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(entry)
+def _entry(gain, j):
+    if isinstance(gain, types.NoneType):
+        return lambda gain, j: None
+    return lambda gain, j: gain[j]
 
 
 def mass_of(targets, i, j, gain, base):
@@ -89,6 +103,8 @@ def mass_of(targets, i, j, gain, base):
 def _mass_of(targets, i, j, gain, base):
     if targets.ndim == 1:
         return lambda targets, i, j, gain, base: base
+    if isinstance(gain, types.NoneType):
+        return lambda targets, i, j, gain, base: F64(targets[j, i])
     return lambda targets, i, j, gain, base: gain * F64(targets[j, i]) + base
 
 
@@ -103,7 +119,7 @@ def _own_mass_of(targets, i, x, gain, base):
         return lambda targets, i, x, gain, base: gain[x]
     if targets.ndim == 1:
         return lambda targets, i, x, gain, base: gain[x] + base[x]
-    return lambda targets, i, x, gain, base: mass_of(targets, i, x, gain[x], base[x])
+    return lambda targets, i, x, gain, base: mass_of(targets, i, x, entry(gain, x), base[x])
 
 
 @device
@@ -142,6 +158,20 @@ def _add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
             put_by(start // FOLD, scores, GAP, GAP + LINES, lanes)
         take_totals(scores, GAP, GAP + LINES, lanes)
 
+    def as_they_are(scores, m, targets, gain, base, excluded, spare, lanes):
+        partial = spare[-1]
+        for i in range(excluded.size):
+            targets[excluded[i], U64(i)] = 0.0
+        for start in range(0, scores.shape[0], FOLD):
+            partial[:] = 0.0
+            for j in range(start, min(start + FOLD, scores.shape[0])):
+                add_costs(scores[j], m, targets[j], partial)
+                add_up(targets[j], lanes)
+            for i in range(partial.size):
+                lanes[GAP + i] += partial[i]
+            put_by(start // FOLD, scores, REST, GAP + LINES, lanes)
+        take_totals(scores, REST, GAP + LINES, lanes)
+
     def of_rows(scores, m, targets, gain, base, excluded, spare, lanes):
         for j in range(scores.shape[0]):
             add_each(scores[j], targets, j, gain[j], base[j], excluded, lanes)
@@ -150,7 +180,9 @@ def _add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
 
     if isinstance(base, types.NoneType):
         return lambda scores, m, targets, gain, base, excluded, spare, lanes: None
-    return of_classes if targets.ndim == 1 else of_rows
+    if targets.ndim == 1:
+        return of_classes
+    return as_they_are if isinstance(gain, types.NoneType) else of_rows
 
 
 @device
@@ -159,6 +191,22 @@ def add_gaps(scores, m, share, partial):
     if share != 0.0:
         for i in range(partial.size):
             partial[i] += share * (m[i] - scores[i])
+
+
+@device
+def add_costs(scores, m, masses, partial):
+    """Add c (m - s) of a class, in the scores' type."""
+    zero = partial.dtype.type(0.0)
+    for i in range(partial.size):
+        c = partial.dtype.type(masses[i])
+        partial[i] += select(c != zero, c * (m[i] - scores[i]), zero)  # 0 * inf = 0
+
+
+@device
+def add_up(masses, lanes):
+    """Add the masses of a class to REST."""
+    for i in range(masses.size):
+        lanes[REST + i] += masses[i]
 
 
 @device
@@ -271,7 +319,7 @@ def _write_gradients(work, targets, gain, base, slope, near, count, lanes, tile)
 
     def with_mass(work, targets, gain, base, slope, near, count, lanes, tile):
         for j in range(tile.shape[0]):
-            write_gradient(work[j], targets, j, gain[j], base[j], slope, lanes, tile[j])
+            write_gradient(work[j], targets, j, entry(gain, j), base[j], slope, lanes, tile[j])
 
     return without_mass if isinstance(base, types.NoneType) else with_mass
 

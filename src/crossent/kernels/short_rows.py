@@ -14,7 +14,7 @@ from crossent.kernels.halves import scratch_like
 from crossent.kernels.hard_tile import hard_tile
 from crossent.kernels.intrinsics import borrowed, keep
 from crossent.kernels.mass_tile import mass_tile
-from crossent.kernels.rows import in_a_row
+from crossent.kernels.rows import fetch_part, in_a_row
 from crossent.kernels.tile import LINES, STRETCHES, add_lanes
 from crossent.kernels.turning import VECTOR, turn_in, turn_out
 
@@ -134,20 +134,21 @@ def _new_masses(targets, size):
 
 
 def turn_targets_in(targets, first, k, start, count, masses):
-    """Turn the masses of a tile's rows into it; class indices stay where they are."""
+    """Turn the masses of a tile's rows into it; of class indices ask for the next tile's."""
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(turn_targets_in)
 def _turn_targets_in(targets, first, k, start, count, masses):
+    def indices(targets, first, k, start, count, masses):
+        fetch_part(targets, first + (start + count) * k, count * k)
+
     def probabilities(targets, first, k, start, count, masses):
         rows = (targets.shape[0] - first) // k
         lines = targets[first : first + rows * k].reshape(rows, k * targets.shape[1])
         turn_in(lines, start, count, masses)
 
-    if targets.ndim == 1:
-        return lambda targets, first, k, start, count, masses: None
-    return probabilities
+    return indices if targets.ndim == 1 else probabilities
 
 
 def targets_of(targets, masses, a, b, k, q, classes):
