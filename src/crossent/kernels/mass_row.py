@@ -17,6 +17,7 @@ from numba import types
 from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.elementary import (
     F64,
+    I32,
     add_exactly,
     exp_and_less,
     exp_of_scaled,
@@ -26,6 +27,7 @@ from crossent.kernels.elementary import (
 from crossent.kernels.halves import put, read
 from crossent.kernels.intrinsics import magnitude, reordered_add, select
 from crossent.kernels.rows import (
+    BLOCK,
     LANES,
     edit,
     fetch_share,
@@ -161,23 +163,21 @@ def _excluded_class(targets, i, row, m):
 @device
 def winner(row, m):
     """Return the first class whose score is m (the last if none is: a row with NaN)."""
-    for start in range(0, row.size, 256):  # counted whole, a block takes vectors; a search does not
-        block = row[start : start + 256]
-        found = 0
-        for j in range(block.size):
-            found += read(block[j]) == m
-        if found:
-            return start + position(block, m)
+    for start in range(0, row.size, BLOCK):
+        block = row[start : start + BLOCK]
+        place = position(block, m)
+        if place < block.size:
+            return start + place
     return row.size - 1
 
 
 @device
 def position(block, m):
-    """Return where m stands."""
-    j = 0
-    while read(block[j]) != m:
-        j += 1
-    return j
+    """Return where m stands first, the block's size if nowhere; all are looked at, in vectors."""
+    first = I32(block.size)
+    for j in range(block.size):
+        first = min(first, select(read(block[j]) == m, I32(j), I32(block.size)))
+    return first
 
 
 @device
