@@ -70,15 +70,34 @@ def test_exp_at_the_ends(dtype: str) -> None:
     np.testing.assert_array_equal(values(exp_of_negative, x), expected)
 
 
+@numba.njit
+def near_exp(x: Any) -> Any:
+    return elementary.near_exp(2.0 * x, 0.5)
+
+
 def test_the_shorter_exp_has_44_bits() -> None:
     x = -np.concatenate([RNG.uniform(0, 500, 3000), RNG.uniform(0, 1, 3000)])
     true = truths(mpmath.exp, x)
-    found = values(elementary.near_exp, x)
+    found = values(near_exp, x)
     with mpmath.workdps(40):
         worst = max(abs(mpmath.mpf(f) / t - 1) for f, t in zip(found.tolist(), true, strict=True))
     assert worst < mpmath.mpf(2) ** -44
-    ends = values(elementary.near_exp, np.array([0.0, -np.inf, np.nan, -1e300]))
+    ends = values(near_exp, np.array([0.0, -np.inf, np.nan, -1e300]))
     np.testing.assert_array_equal(ends, [1.0, 0.0, np.nan, 0.0])
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 1.0, 7.7])
+def test_the_exp_of_a_product_is_as_good_as_its_own(sharpness: float) -> None:
+    @numba.njit
+    def raised(x: Any) -> Any:
+        return elementary.raised_exp_of_scaled(x, np.float32(0.0), sharpness)
+
+    x = -np.concatenate([RNG.uniform(0, 130, 3000), RNG.uniform(0, 1, 3000)])
+    x = (x / sharpness).astype(np.float32)
+    true = truths(lambda v: mpmath.exp(v * mpmath.mpf(sharpness)) * mpmath.mpf(2) ** 64, x)
+    assert ulps(values(raised, x), true) < 1.0
+    ends = np.array([0.0, -np.inf, np.nan], np.float32)
+    np.testing.assert_array_equal(values(raised, ends), [np.float32(2.0**64), 0.0, np.nan])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -90,6 +90,45 @@ def test_value_and_gradient_are_true(case: Case) -> None:
     assert oracle.ulps(gradient, true.gradient, unit).max(initial=0) <= bound(case)
 
 
+FOR_WIDENING = [
+    case
+    for case in CASES
+    if case.loss in SOFTMAX
+    and not {"label_smoothing", "softcap"} & set(case.options)
+    and np.shape(case.logits)[-1:] == (3,)
+]
+
+
+@pytest.mark.parametrize("classes", [12, 200])
+@pytest.mark.parametrize("case", FOR_WIDENING, ids=str)
+def test_classes_at_minus_infinity_change_nothing(case: Case, classes: int) -> None:
+    """Rows of few classes, of more, and of many are computed by kernels of their own."""
+    need(case)
+    z, targets, weight = case.arrays()
+    axis = case.options.get("axis", -1)
+    more = classes - z.shape[axis]
+
+    def widened(array: Any, value: float) -> Any:
+        widths = [(0, 0)] * array.ndim
+        widths[axis] = (0, more)
+        return np.pad(array, widths, constant_values=value)
+
+    options = dict(case.options)
+    if np.ndim(options.get("class_weight")):
+        options["class_weight"] = [*options["class_weight"], *[1.0] * more]
+    wide_targets = targets if targets.dtype.kind in "iu" else widened(targets, 0.0)
+    value, gradient = LOSSES[case.loss](**options).value_and_grad(
+        widened(z, -np.inf), wide_targets, weight, case.normalizer
+    )
+    true = oracle.truth(case.loss, case.options, z, targets, weight, case.normalizer)
+    allowed = max(bound(case), 4.0)
+    assert oracle.ulps(value, true.value, true.larger_value).max(initial=0) <= allowed
+    unit = true.gradient if is_hard(case) else true.larger_term
+    own, others = np.split(gradient, [z.shape[axis]], axis=axis)
+    assert oracle.ulps(own, true.gradient, unit).max(initial=0) <= bound(case)
+    assert ((others == 0) | np.isnan(own).any(axis=axis, keepdims=True)).all()
+
+
 def test_types_and_shapes(case: Case) -> None:
     z, _, _ = case.arrays()
     value, gradient = run(case)

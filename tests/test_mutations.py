@@ -21,6 +21,7 @@ import crossent
 SOURCE = Path(crossent.__file__).parent
 TESTS = Path(__file__).parent
 CASES = "test_laws.py::test_value_and_gradient_are_true"
+WIDER = "test_laws.py::test_classes_at_minus_infinity_change_nothing"
 SEEN = ("AssertionError", "E   assert ", "DID NOT RAISE")
 LIMIT = 120  # seconds for a mutant, which may have to compile
 
@@ -39,17 +40,31 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "the sign of the target's gradient",
+        "kernels/narrow_tile.py",
+        "zero - others[i]",
+        "zero + others[i]",
+        f"{CASES}[cross_entropy-indices]",
+    ),
+    Mutant(
+        "the sign of the target's gradient, more classes",
         "kernels/hard_tile.py",
         "-others[i] * factor[i]",
         "others[i] * factor[i]",
-        f"{CASES}[cross_entropy-indices]",
+        f"{WIDER}[cross_entropy-indices-12]",
     ),
     Mutant(
         "the tail: p - 1 for the target of a confident row",
         "kernels/hard_tile.py",
         "-others[i] * factor[i]",
         "((1.0 - others[i]) - 1.0) * factor[i]",
-        f"{CASES}[cross_entropy-right and certain]",
+        f"{WIDER}[cross_entropy-right and certain-12]",
+    ),
+    Mutant(
+        "the limit of a row with +inf",
+        "kernels/narrow_tile.py",
+        "largest(m[:count]) == np.inf",
+        "largest(m[:count]) == -np.inf",
+        f"{CASES}[cross_entropy-+inf, right]",
     ),
     Mutant(
         "a row's weight",
@@ -96,7 +111,7 @@ MUTANTS = (
     Mutant(
         "the sums of all tiles but the last",
         "kernels/mass_tile.py",
-        "lanes[OTHERS:LOSS_SUM] = 0.0",
+        "lanes[OTHERS : LOSS_SUM if tile.itemsize == 8 else OTHERS + TOTAL] = 0.0",
         "lanes[OTHERS:] = 0.0",
         "test_laws.py::test_a_row_does_not_depend_on_where_it_stands[float64-10]",
     ),

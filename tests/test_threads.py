@@ -127,6 +127,25 @@ def test_the_number_of_threads_may_change_under_concurrent_callers(
         assert [future.result(timeout=LIMIT) for future in futures] == alone
 
 
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="only Linux can keep a thread off a processor"
+)
+def test_helpers_keep_off_the_processor_of_their_caller(
+    number_of_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number_of_threads(3)
+    allowed = os.sched_getaffinity(0)
+    z = np.zeros((2600, 1000), np.float32)
+    for processor in (min(allowed), max(allowed), -2):
+        monkeypatch.setattr(threads, "_processor", lambda here=processor: lambda: here)
+        for _ in range(2):  # the first call makes the helpers
+            crossent.cross_entropy(z, np.zeros(2600, int))
+        for helper in threads._crew:
+            assert os.sched_getaffinity(helper.native_id) == (allowed - {processor} or allowed)
+    assert len(threads._crew) == 2
+    assert os.sched_getaffinity(0) == allowed
+
+
 def test_threads_work_side_by_side_and_no_more_than_asked_for(
     number_of_threads: Callable[[int], None],
 ) -> None:

@@ -282,16 +282,17 @@ def _row_kernel(
 
 def _mass_options(loss: Any, y: Array, class_weight: Array, classes: int) -> tuple[Any, ...]:
     """Return what makes masses gain * c + base of targets, and what else a kernel must know."""
-    alpha, gain, base = loss.label_smoothing, None, 0.0  # masses as they are
+    alpha = loss.label_smoothing
+    gain: Any = None  # masses as they are
+    base: Any = 0.0
     if class_weight.size or classes <= SHORT:
         each = class_weight if class_weight.size else np.ones(classes)
         gain, base = each * (1.0 - alpha), each * (alpha / classes)
-        if classes <= SHORT and y.ndim == 1 and not alpha and loss.softcap is None:
-            base = None  # nothing cancels in the gradient of other classes, and less is computed
-        if y.ndim == 2 and not alpha and not class_weight.size:
-            gain = None
     elif y.ndim == 1 or alpha:  # one number does for all
         gain, base = 1.0 - alpha, alpha / classes
+    if classes <= SHORT and not alpha:  # less is left to compute: `short_rows` knows by None
+        gain = None if y.ndim == 2 and not class_weight.size else gain
+        base = None if y.ndim == 1 and loss.softcap is None else base
     return gain, base, loss.z_loss, loss.softcap, 1.0 / loss.temperature
 
 

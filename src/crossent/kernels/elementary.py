@@ -201,7 +201,7 @@ def _exp_of_scaled32(x, m, sharpness, like):
 
 @device
 def near_exp(d, sharpness):
-    """Return exp(sharpness d) for float64 d <= 0 to 44 bits, 0 where that is below 2**-720."""
+    """Return exp(sharpness d) for float64 d <= 0 to 44 bits, 0 where that is below 2**-722."""
     scale = sharpness * 1.4426950408889634
     t = fma(d, scale, SHIFT64)
     r = fma(d, scale, SHIFT64 - t)
@@ -214,7 +214,7 @@ def near_exp(d, sharpness):
     q = fma(q, r, 0.05550410866681488)
     q = fma(q, r, 0.24022650695748796)
     q = fma(q, r, 0.6931471805599453)
-    return select(t < SHIFT64 - 720.0, 0.0, fma(q, r, 1.0) * power_at_end(t))
+    return select(t < SHIFT64 - 722.0, 0.0, fma(q, r, 1.0) * power_at_end(t))
 
 
 @device

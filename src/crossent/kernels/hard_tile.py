@@ -4,7 +4,13 @@ import numpy as np
 from numba import types
 
 from crossent.kernels.compiler import device, device_overload
-from crossent.kernels.elementary import F64, U64, add_exactly, exp_of_difference, raised_exp_of_scaled
+from crossent.kernels.elementary import (
+    F64,
+    U64,
+    add_exactly,
+    exp_of_difference,
+    raised_exp_of_scaled,
+)
 from crossent.kernels.intrinsics import magnitude, select
 from crossent.kernels.rows import TINY, fetch_share, finish, lowering
 from crossent.kernels.tile import (

@@ -167,7 +167,8 @@ def _targets_of(targets, masses, a, b, k, q, classes):
 def short_rows(logits, targets, row_weight, options, scale, losses, gradient, sums):
     """Do what `long_rows` does, a tile of rows at a time; gain and base have an entry a class.
 
-    base None stands for zeros, where scores are not capped: only class indices have mass then.
+    gain None stands for ones, for masses that are taken as they are. base None stands for zeros,
+    where nothing caps the scores and targets are class indices: no other class has mass then.
     """
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
     classes = logits.shape[1]

@@ -205,9 +205,7 @@ def _following(
     context: Any, builder: Any, kind: Any, array: Any, row: Any, count: int, lanes: int
 ) -> list[Any]:
     """Build the addresses of vectors one after the other, from a row's start on."""
-    return [
-        _pointer(context, builder, kind, array, row, row.type(k * lanes)) for k in range(count)
-    ]
+    return [_pointer(context, builder, kind, array, row, row.type(k * lanes)) for k in range(count)]
 
 
 def _gathered(builder: Any, vectors: list[Any], at: list[tuple[int, int]]) -> Any:
