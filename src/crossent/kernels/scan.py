@@ -2,7 +2,7 @@
 
 from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import add_exactly
-from crossent.kernels.intrinsics import reordered_add
+from crossent.kernels.intrinsics import reordered_add, select
 from crossent.kernels.rows import BLOCK, sum_of
 
 
@@ -22,13 +22,26 @@ def scan_indices(targets, classes, ignore_index, row_weight, class_weight, sums)
     sums[3] += bad
     if bad == 0 and (row_weight.size or class_weight.size):
         for start in range(0, targets.size, BLOCK):
-            weight = 0.0
-            for i in range(start, min(start + BLOCK, targets.size)):
-                _, _, both = weigh(targets, i, ignore_index, row_weight, class_weight)
-                weight += both
+            y, w = targets[start : start + BLOCK], row_weight[start : start + BLOCK]
+            weight = block_weight(y, ignore_index, w, class_weight)
             sums[0], sums[2] = add_exactly(sums[0], sums[2], weight)
     else:
         sums[0] += targets.size - ignored
+
+
+@device
+def block_weight(targets, ignore_index, row_weight, class_weight):
+    """Return what a block of targets weighs, all of them classes or ignored."""
+    total = 0.0
+    if class_weight.size:
+        for i in range(targets.size):
+            _, _, both = weigh(targets, i, ignore_index, row_weight, class_weight)
+            total = reordered_add(total, both)
+    else:  # apart, as this takes vectors
+        for i in range(targets.size):
+            weight = select(targets[i] != ignore_index, row_weight[i], 0.0)
+            total = reordered_add(total, weight)
+    return total
 
 
 @device
