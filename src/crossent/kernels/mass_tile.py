@@ -167,9 +167,10 @@ def _add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
             for j in range(start, min(start + FOLD, scores.shape[0])):
                 add_costs(scores[j], m, targets[j], partial)
                 add_up(targets[j], lanes)
+                put_by(j, scores, REST, REST + LINES, lanes)
             for i in range(partial.size):
                 lanes[GAP + i] += partial[i]
-            put_by(start // FOLD, scores, REST, GAP + LINES, lanes)
+            put_by(start // FOLD, scores, GAP, GAP + LINES, lanes)
         take_totals(scores, REST, GAP + LINES, lanes)
 
     def of_rows(scores, m, targets, gain, base, excluded, spare, lanes):
