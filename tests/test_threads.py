@@ -127,9 +127,6 @@ def test_the_number_of_threads_may_change_under_concurrent_callers(
         assert [future.result(timeout=LIMIT) for future in futures] == alone
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity"), reason="only Linux can keep a thread off a processor"
-)
 def test_helpers_keep_off_the_processor_of_their_caller(
     number_of_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +135,7 @@ def test_helpers_keep_off_the_processor_of_their_caller(
     z = np.zeros((2600, 1000), np.float32)
     labels = np.zeros(2600, int)
     crossent.cross_entropy(z, labels)
-    eventually(lambda: bool(threads._crew))  # helpers are only made when there is work
+    assert eventually(lambda: bool(threads._crew))  # helpers are only made when there is work
     for processor in (min(allowed), max(allowed), -2):
         monkeypatch.setattr(threads, "_processor", lambda here=processor: lambda: here)
         wanted = allowed - {processor} or allowed
@@ -365,17 +362,10 @@ def data_loader() -> None:
     print(*loader)
 
 
-needs_fork = pytest.mark.skipif(
-    not hasattr(os, "fork"), reason="nobody can fork where there is no fork"
-)
-
-
-@needs_fork
 def test_a_forked_child_and_its_parent_both_go_on(alone: list[str]) -> None:
     assert run("forked") == alone * 2
 
 
-@needs_fork
 @pytest.mark.parametrize("program", ["forked_with_lock", "forked_while_compiling"])
 def test_a_child_forked_at_a_bad_moment_does_not_wait_for_ever(
     program: str, alone: list[str]
@@ -386,7 +376,7 @@ def test_a_child_forked_at_a_bad_moment_does_not_wait_for_ever(
 @pytest.mark.parametrize(
     "program",
     [
-        pytest.param("multiprocessing_fork", marks=needs_fork),
+        "multiprocessing_fork",
         "multiprocessing_spawn",
         "process_pool",
         "joblib_loky",
@@ -398,13 +388,11 @@ def test_processes_get_what_one_alone_gets(program: str, alone: list[str]) -> No
     assert run(program) == alone
 
 
-@needs_fork
 def test_workers_of_a_data_loader_get_what_one_alone_gets(alone: list[str]) -> None:
     pytest.importorskip("torch")
     assert run("data_loader") == alone
 
 
-@needs_fork
 @pytest.mark.parametrize("layer", ["tbb", "omp", "workqueue"])
 def test_no_threading_layer_of_numba_is_in_the_way(layer: str, alone: list[str]) -> None:
     assert run("forked", NUMBA_THREADING_LAYER=layer) == alone * 2

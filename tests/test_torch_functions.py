@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -334,9 +333,6 @@ def test_compiled_in_one_graph(loss: Any) -> None:
         same(torch.autograd.grad(value, z)[0], known[1], rtol=0, atol=0)
 
 
-@pytest.mark.skipif(
-    not shutil.which("g++"), reason="what Inductor writes is C++, and nothing compiles it here"
-)
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 def test_compiled_for_real_with_each_upstream() -> None:
     torch._dynamo.reset()

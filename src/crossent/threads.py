@@ -153,8 +153,7 @@ def _processor() -> Callable[[], int] | None:
 def _keep_off_caller() -> None:
     """Let helpers run on every processor the caller may use but the one that it is on.
 
-    A system that fills one processor before it wakes another would start them behind the caller,
-    and leave them there for longer than most calls take.
+    A system that fills one processor before it wakes another may start them behind the caller.
     """
     global _avoided
     processor = _processor()

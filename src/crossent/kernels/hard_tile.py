@@ -161,7 +161,7 @@ def hard_tile(
     take_maxima(tile, count, m, partial)
     take_targets(targets, tile, score)
     load_weights(row_weight, count, weight)
-    exponentiate_tile(tile, m, options, partial, others, factor, soon)
+    exponentiate_tile(tile, m, None, partial, others, factor, soon)
     finish_tile(m, score, partial, narrow, others, loss, factor)
     spoilt = weigh_tile(count, scale, lanes)
     report(count, 1, lanes, losses)
