@@ -159,7 +159,7 @@ def correlated(n: int = 4000, columns: int = 6) -> NDArray[np.float64]:
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
 def test_coordinates_are_a_linear_change_and_its_adjoint(form: Any) -> None:
     X = features(form(correlated()))
-    change = coordinates_for(X, centre(X), 0.25, np.full(7, 1e-3))
+    change = coordinates_for(X, centre(X), 0.25, np.full(6, 1e-3))
     p, q = normal(7, 2, seed=2), normal(7, 2, seed=3)
     assert change.parameters(change.position(p)) == pytest.approx(p, rel=1e-9)
     forth, back = np.vdot(change.parameters(p), q), np.vdot(p, change.gradient(q))
@@ -169,7 +169,7 @@ def test_coordinates_are_a_linear_change_and_its_adjoint(form: Any) -> None:
 def test_in_coordinates_the_curvature_is_one() -> None:
     X, curvature, precision = correlated(), 0.2, np.full(7, 1e-3)
     precision[-1] = 0
-    change = coordinates_for(features(X), X.mean(axis=0), curvature, precision)
+    change = coordinates_for(features(X), X.mean(axis=0), curvature, precision[:-1])
     centred = np.column_stack([X - X.mean(axis=0), np.ones(len(X))])
     hessian = curvature * centred.T @ centred / len(X) + np.diag(precision)
     basis = change.parameters(np.eye(7))
@@ -181,7 +181,7 @@ def test_in_coordinates_the_curvature_is_one() -> None:
 
 
 def test_uncorrelated_features_are_only_scaled() -> None:
-    change = coordinates_for(features(normal(5000, 50)), np.zeros(50), 0.25, np.zeros(51))
+    change = coordinates_for(features(normal(5000, 50)), np.zeros(50), 0.25, np.zeros(50))
     assert change.basis.ndim == 1
     assert change.basis == pytest.approx(np.full(50, 2.0), rel=0.2)
 
@@ -189,7 +189,7 @@ def test_uncorrelated_features_are_only_scaled() -> None:
 def test_columns_without_spread_do_no_harm() -> None:
     X = correlated()
     X[:, 2] = 7.0
-    for precision in (np.zeros(7), np.full(7, 1e-3)):
+    for precision in (np.zeros(6), np.full(1, 1e-3)):
         basis = coordinates_for(features(X), X.mean(axis=0), 0.25, precision).basis
         assert np.isfinite(basis).all()
 
@@ -216,8 +216,9 @@ def test_the_memory_is_the_diagonal_of_the_hessian(form: Any) -> None:
     rows = rows_of([Block(form(X), y, weight)])
     none = Memory(origin, np.ones(3), np.zeros((4, 3)))
     total = float(weight.sum())
-    memory = none.and_rows(LOSSES["softmax"], rows, total, at).and_rows(
-        LOSSES["softmax"], rows, total, at
+    layer_at = at[:-1], at[-1] - origin @ at[:-1]
+    memory = none.and_rows(LOSSES["softmax"], rows, total, *layer_at).and_rows(
+        LOSSES["softmax"], rows, total, *layer_at
     )
     summed = Objective(LOSSES["softmax"], rows, 1.0, origin, Prior(np.zeros((4, 1)), at * 0))
     for i in range(4):

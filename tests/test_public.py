@@ -142,6 +142,7 @@ LAYERS = (
         "labels",
         "task",
         "search",
+        "row_space",
         "separation",
         "checkpoint",
         "sklearn",

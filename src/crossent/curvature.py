@@ -7,13 +7,14 @@ parameter in place. Letters as in `crossent.layer`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.linalg import cholesky, lapack, solve_triangular
 
+from crossent.kernels.sparse_rows import add_squares
 from crossent.layer import (
     BLOCK_BYTES,
     WHITEN_UP_TO,
@@ -23,6 +24,7 @@ from crossent.layer import (
     Prior,
     Rows,
     outputs_of,
+    pieces,
     scores_of,
 )
 
@@ -71,15 +73,17 @@ def centre(rows: Rows) -> Float64:
     """Return a point amid the features: the mean of some rows, taken evenly."""
 
     def sums(block: Block) -> Array:
-        total = np.asarray(block.features.sum(axis=0, dtype=np.float64)).ravel()
-        return np.append(total, block.features.shape[0])
+        if rows.sparse:  # its own sum would be copied
+            return np.asarray(block.features.T @ np.ones(len(block.targets)))
+        return np.asarray(block.features.sum(axis=0, dtype=np.float64))
 
-    total = rows.sum(sums, (rows.columns + 1,), of_some=True)
-    return np.asarray(total[:-1] / total[-1])
+    total = rows.sum(sums, (rows.columns,), of_some=True)
+    total /= rows.some_count
+    return total
 
 
 def coordinates_for(
-    rows: Rows, origin: Float64, curvature: float, precision: Float64
+    rows: Rows, origin: Float64, curvature: float, precision: Float64, held: float = 0.0
 ) -> Coordinates:
     """Return coordinates that fit the spread of the features around the origin.
 
@@ -89,20 +93,24 @@ def coordinates_for(
         Where the scores c are taken.
     curvature : float
         Second derivative of the loss in a score, about.
-    precision : (D + 1,) array
-        Second derivative of the prior in the weights of each feature, and in c.
+    precision : (D,) or (1,) array
+        Second derivative of the prior in the weights of each feature.
+    held : float
+        Second derivative of the prior in c.
     """
-    unit = (curvature + precision[-1]) ** -0.5
+    unit = (curvature + held) ** -0.5
     covariance = _covariance(rows, origin)
-    variance = covariance if covariance.ndim == 1 else covariance.diagonal()
-    deviation = np.sqrt(np.where(variance > 0, variance, 1.0))
-    correlation = _correlation(covariance, deviation, rows.some_count)
+    variance = covariance if covariance.ndim == 1 else covariance.diagonal().copy()
+    variance[~(variance > 0)] = 1.0
+    correlation = _correlation(covariance, variance, rows.some_count)
     if correlation is None:
-        return Coordinates(_diagonal(curvature * deviation**2 + precision[:-1]), unit)
+        variance *= curvature
+        variance += precision
+        return Coordinates(_diagonal(variance), unit)
     correlation *= curvature
-    correlation.flat[:: len(deviation) + 1] += precision[:-1] / deviation**2 + curvature * JITTER
+    correlation.flat[:: rows.columns + 1] += precision / variance + curvature * JITTER
     inverse, _ = lapack.dtrtri(cholesky(correlation, lower=True), lower=1)
-    return Coordinates(inverse.T / deviation[:, None], unit)
+    return Coordinates(inverse.T / np.sqrt(variance)[:, None], unit)
 
 
 def _covariance(rows: Rows, origin: Float64) -> Float64:
@@ -115,7 +123,9 @@ def _covariance(rows: Rows, origin: Float64) -> Float64:
         def squares(block: Block) -> Array:
             return _squares(block.features, origin, np.ones((len(block.targets), 1)))[:, 0]
 
-        return rows.sum(squares, (rows.columns,), of_some=True) / rows.some_count
+        variance = rows.sum(squares, (rows.columns,), of_some=True)
+        variance /= rows.some_count
+        return variance
 
     def products(block: Block) -> Array:
         total = np.zeros((rows.columns, rows.columns))
@@ -130,13 +140,14 @@ def _covariance(rows: Rows, origin: Float64) -> Float64:
     return rows.sum(products, shape, of_some=True) / rows.some_count
 
 
-def _correlation(covariance: Float64, deviation: Float64, rows: int) -> Float64 | None:
+def _correlation(covariance: Float64, variance: Float64, rows: int) -> Float64 | None:
     """Return the correlations, None if there are none, or none that so many rows can show.
 
     What they show then is noise, and whitening with noise does harm.
     """
     if covariance.ndim == 1:
         return None
+    deviation = np.sqrt(variance)
     correlation: Float64 = covariance / np.multiply.outer(deviation, deviation)
     columns = len(deviation)
     shown = np.sum(correlation**2) - np.sum(np.diagonal(correlation) ** 2)
@@ -144,7 +155,9 @@ def _correlation(covariance: Float64, deviation: Float64, rows: int) -> Float64 
 
 
 def _diagonal(curvature: Float64) -> Float64:
-    return np.asarray((curvature + JITTER * curvature.mean()) ** -0.5)
+    """Return the basis where only the features' own curvatures are known, in their memory."""
+    curvature += JITTER * curvature.mean()
+    return np.power(curvature, -0.5, out=curvature)
 
 
 def moments(rows: Rows) -> tuple[Float64, Float64]:
@@ -168,14 +181,17 @@ def _row_weight(block: Block) -> Float64:
     return block.weight if block.weight.ndim == 1 else block.weight.mean(axis=1)
 
 
-def _squares(features: Any, origin: Float64, weight: Float64) -> Float64:
+def _squares(
+    features: Any, origin: Float64, weight: Float64, out: Float64 | None = None
+) -> Float64:
     """Return sum_i weight_ij (x_id - origin_d)^2, shape (D, J); sparse features stay sparse."""
     if not sparse.issparse(features):
         away = features - origin
-        return np.asarray(np.square(away, out=away).T @ weight)
-    m = origin[:, None]
-    squares = features.power(2).T @ weight - 2 * m * (features.T @ weight) + m**2 * weight.sum(0)
-    return np.asarray(np.maximum(squares, 0.0))
+        return np.matmul(np.square(away, out=away).T, weight, out=out)
+    squares = np.multiply.outer(origin, weight.sum(axis=0), out=out)
+    squares *= origin[:, None]
+    add_squares(features.indptr, features.indices, features.data, weight, origin, squares)
+    return np.maximum(squares, 0.0, out=squares)
 
 
 # What earlier rows taught -----------------------------------------------------------------------
@@ -190,18 +206,28 @@ class Memory:
 
     Attributes
     ----------
-    origin, scale : (D,) arrays
-        The point that parameters refer to, and the unit in which each feature is penalised.
-    curvature : (D + 1, J) array, (D + 1, 1) as long as it is 0
-        The Hessian's diagonal.
+    origin : (D,) array
+        The point that parameters refer to.
+    scale : (D,) or (1,) array
+        The unit in which each feature is penalised.
+    curvature : (D + 1, J) array, or one that broadcasts to it
+        The Hessian's diagonal, but for `share`.
     weight : float
         The rows' weight.
+    share : (J,) array
+        Multiplies the curvature.
     """
 
     origin: Float64
     scale: Float64
     curvature: Float64
     weight: float = 0.0
+    share: Float64 = field(default_factory=lambda: np.ones(1))
+
+    @property
+    def diagonal(self) -> Float64:
+        """Return the Hessian's diagonal, (D + 1, J) once rows have been seen."""
+        return self.curvature * self.share
 
     def prior(self, l2: float, parameters: Float64, total: float) -> Prior:
         """Return the penalty together with the memory, for a mean over rows of that total weight.
@@ -209,25 +235,57 @@ class Memory:
         At the parameters the objective of the rows seen was least, so the slope of their loss is
         there the penalty's slope reversed.
         """
-        penalty = np.append(l2 * self.scale**2, 0.0)[:, None]
-        precision = penalty + self.curvature / total
-        pull = (self.curvature / total + penalty * (self.weight / total)) * parameters
+        penalty = np.zeros((len(self.origin) + 1, 1))
+        penalty[:-1, 0] = l2 * self.scale**2
+        held = self.diagonal / total
+        precision = penalty + held
+        pull = (held + penalty * (self.weight / total)) * parameters
         centre = np.divide(pull, precision, out=parameters.copy(), where=precision > 0)
         return Prior(precision, centre)
 
-    def and_rows(self, loss: Any, rows: Rows, weight: float, parameters: Float64) -> Memory:
-        """Return the memory of more rows of that weight; evenly taken ones stand for all."""
-        bias = parameters[-1] - self.origin @ parameters[:-1]
+    def and_rows(
+        self, loss: Any, rows: Rows, weight: float, weights: Float64, bias: Float64
+    ) -> Memory:
+        """Return the memory of more rows of that weight; evenly taken ones stand for all.
+
+        Of the first rows, if they are sparse and have more features than there are rows, it keeps
+        how all outputs together curve along each feature, and each output's share of that: two
+        vectors instead of a matrix like the weights. Source of the product: Martens and Grosse,
+        Optimizing neural networks with Kronecker-factored approximate curvature (2015).
+        """
+        together = rows.sparse and rows.columns > rows.count and not self.weight
+        columns, outputs = rows.columns, len(bias)
+        width = 1 if together else outputs
 
         def seen(block: Block) -> Array:
-            p = outputs_of(loss, scores_of(block.features, parameters[:-1], bias))
-            row_weight = _row_weight(block)
-            curved = row_weight[:, None] * p * (1 - p)
-            squares = _squares(block.features, self.origin, curved)
-            total = np.full((1, p.shape[1]), row_weight.sum())
-            return np.vstack([squares, curved.sum(axis=0), total])
+            found = np.empty(columns * width + outputs + 1)
+            curved, found[-outputs - 1 : -1] = _curved(loss, block, weights, bias, together)
+            squares = found[: columns * width].reshape(columns, width)
+            _squares(block.features, self.origin, curved, out=squares)
+            found[-1] = _row_weight(block).sum()
+            return found
 
-        sums = rows.sum(seen, (len(parameters) + 1, parameters.shape[1]), of_some=True)
-        share = weight / sums[-1, 0] if sums[-1, 0] else 0.0
-        curvature = self.curvature + share * sums[:-1]
-        return Memory(self.origin, self.scale, curvature, self.weight + weight)
+        sums = rows.sum(seen, (columns * width + outputs + 1,), of_some=True)
+        by_output, share = sums[-outputs - 1 : -1].copy(), np.ones(1)
+        if together and by_output.any():
+            share = by_output / by_output.sum()
+            sums[columns] = by_output.sum()
+        curvature = sums[: (columns + 1) * width].reshape(columns + 1, width)
+        curvature *= weight / sums[-1] if sums[-1] else 0.0
+        curvature += self.diagonal
+        return Memory(self.origin, self.scale, curvature, self.weight + weight, share)
+
+
+def _curved(
+    loss: Any, block: Block, weights: Float64, bias: Float64, together: bool
+) -> tuple[Float64, Float64]:
+    """Return w_i p_ij (1 - p_ij), if need be summed over the outputs, and its sum over the rows."""
+    curved = np.empty((len(block.targets), 1 if together else len(bias)))
+    by_output = np.zeros(len(bias))
+    for at in pieces(len(curved)):
+        piece = block.at(at)
+        p = outputs_of(loss, scores_of(piece.features, weights, bias))
+        each = _row_weight(piece)[:, None] * p * (1 - p)
+        curved[at] = each.sum(axis=1, keepdims=True) if together else each
+        by_output += each.sum(axis=0)
+    return curved, by_output

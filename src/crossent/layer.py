@@ -32,6 +32,7 @@ Float64 = NDArray[np.float64]
 
 BLOCK_BYTES = 4 << 20  # of features: still in the cache when the second product comes
 WHITEN_UP_TO = 1024  # features: beyond, a D x D matrix costs more than the iterations it saves
+PIECE = 256  # rows that are looked at together where memory counts
 ROWS_PER_FEATURE = 10  # rows that are looked at to find the shape of the features
 
 
@@ -67,7 +68,12 @@ def blocks_of(features: Any, targets: Array, weight: Float64 | None, outputs: in
     columns = features.shape[1]
     step = max(1, max(BLOCK_BYTES, 16 * 8 * columns * outputs) // (columns * features.itemsize))
     whole = Block(features, targets, weight)
-    return [whole.at(slice(start, start + step)) for start in range(0, len(targets), step)]
+    return [whole.at(rows) for rows in pieces(len(targets), step)]
+
+
+def pieces(rows: int, step: int = PIECE) -> list[slice]:
+    """Cut so many rows into pieces of some."""
+    return [slice(start, start + step) for start in range(0, rows, step)]
 
 
 @dataclass(frozen=True)
@@ -131,10 +137,11 @@ class Rows:
         self, part: Callable[[Block], Array], shape: tuple[int, ...], of_some: bool = False
     ) -> Float64:
         """Return the sum of what each block gives, over all rows or some, in all processes."""
-        total = np.zeros(shape)
+        total: Float64 | None = None
         for block in self._some if of_some and self.step > 1 else self.blocks():
-            total += part(block)
-        return self.ranks.sum(total)
+            own = part(block)
+            total = own if total is None else np.add(total, own, out=total)
+        return self.ranks.sum(np.zeros(shape) if total is None else total)
 
 
 def _evenly(rows: Rows) -> Iterator[Block]:
@@ -309,7 +316,11 @@ def scores_of(features: Any, weights: Array, bias: Array) -> Array:
         scores = np.empty((len(features), len(bias)), dtype)
         narrow_scores(features, np.ascontiguousarray(weights.T, dtype), bias.astype(dtype), scores)
         return scores
-    scores = np.asarray(features @ weights.astype(dtype, copy=False))
+    weights = weights.astype(dtype, copy=False)
+    if sparse.issparse(features) and weights.flags.f_contiguous:  # the product would copy it
+        scores = np.stack([features @ column for column in weights.T], axis=1)
+    else:
+        scores = np.asarray(features @ weights)
     scores += bias.astype(dtype, copy=False)
     return scores
 

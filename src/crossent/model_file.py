@@ -123,7 +123,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
         "target": model.target,
     }
     layer = (classifier.coef_, classifier.intercept_, classifier.loss_history_)
-    arrays = map(np.ascontiguousarray, (*layer, memory.origin, memory.scale, memory.curvature))
+    scale = np.broadcast_to(memory.scale, memory.origin.shape)
+    arrays = map(np.ascontiguousarray, (*layer, memory.origin, scale, memory.diagonal))
     return header, dict(zip(_ARRAYS, arrays, strict=True))
 
 

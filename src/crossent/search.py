@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,11 +60,55 @@ class _Trial(NamedTuple):
     length: float  # of the gradient
 
 
-class Search:
+class Descent:
+    """What is kept of a way down, and told of it.
+
+    After it: `history` (the objective at the start and after each iteration) and `reason`, why it
+    ended.
+    """
+
+    def __init__(
+        self, callback: Callable[[Progress], object] | None, history: Sequence[float] = ()
+    ) -> None:
+        self.callback, self.history, self.reason = callback, list(history), ""
+
+    @property
+    def iterations(self) -> int:
+        """Return how many iterations were made."""
+        return max(0, len(self.history) - 1)
+
+    def report(
+        self,
+        loss: float,
+        objective: float,
+        length: float,
+        layer: Callable[[], tuple[Float64, Float64]],
+    ) -> None:
+        """Take note of an iteration; the layer is made for a callback only.
+
+        An objective that only rounding has raised stays what it was.
+        """
+        objective = min([objective, *self.history[-1:]])
+        self.history.append(objective)
+        if self.callback is None:
+            return
+        if self.callback(Progress(self.iterations, loss, objective, length, *layer())) is True:
+            self.reason = "stopped by the callback"
+
+    def ended(self, length: float, tol: float, max_iter: int) -> bool:
+        """Return whether this is the end, and keep why."""
+        if not self.reason and length < tol:
+            self.reason = "gradient below tol"
+        elif not self.reason and self.iterations >= max_iter:
+            fall = self.history[-2] - self.history[-1]
+            self.reason = f"max_iter reached, loss still falling by {fall:.1e} per iteration"
+        return bool(self.reason)
+
+
+class Search(Descent):
     """A way down an objective: what SciPy asks and reports, and what is kept of it.
 
-    After `run`: `parameters`, `history` (the objective at the start and after each iteration) and
-    `reason`, why it stopped.
+    It goes on with a history that is given, whose last entry was taken at the start.
     """
 
     def __init__(
@@ -73,10 +117,10 @@ class Search:
         coordinates: Coordinates,
         start: Float64,
         callback: Callable[[Progress], object] | None = None,
+        history: Sequence[float] = (),
     ) -> None:
-        self.objective, self.coordinates, self.callback = objective, coordinates, callback
-        self.history: list[float] = []
-        self.reason = ""
+        super().__init__(callback, history)
+        self.objective, self.coordinates = objective, coordinates
         self._shape = start.shape
         self._best = self._trial = self._look(coordinates.position(start).ravel())
 
@@ -85,22 +129,23 @@ class Search:
         """Return the best parameters found."""
         return self._best.parameters
 
-    @property
-    def iterations(self) -> int:
-        """Return how many iterations were made."""
-        return max(0, len(self.history) - 1)
+    def layer(self) -> tuple[Float64, Float64]:
+        """Return the weights (J, D) and biases (J,) of the best parameters."""
+        weights, bias = self.objective.affine(self.parameters)
+        return np.ascontiguousarray(weights.T), bias
 
     def run(self, tol: float, max_iter: int) -> Search:
         """Search until the gradient's length falls below tol, or for max_iter iterations."""
-        self._tol = tol
-        self._accept(self._best)
+        self._tol, self._max_iter = tol, max_iter
+        if not self.history:
+            self._accept(self._best)
         if not self._done:
-            self._way(max_iter)
-        self.reason = self.reason or self._why_stopped(max_iter)
+            self._way()
+        self.reason = self.reason or "no further decrease within rounding"
         return self
 
     @property
-    def _way(self) -> Callable[[int], None]:
+    def _way(self) -> Callable[[], None]:
         """Return L-BFGS where its history is small beside the features, else Newton's method.
 
         The latter keeps but a few vectors like the parameters, and takes fewer passes over wide
@@ -111,9 +156,9 @@ class Search:
 
     @property
     def _done(self) -> bool:
-        return self._best.length < self._tol or bool(self.reason)
+        return self.ended(self._best.length, self._tol, self._max_iter)
 
-    def _by_lbfgs(self, max_iter: int) -> None:
+    def _by_lbfgs(self) -> None:
         options = {"maxcor": HISTORY, "ftol": 0.0, "gtol": 0.0, "maxfun": 10**9}
         minimize(
             self._value_and_grad,
@@ -121,7 +166,7 @@ class Search:
             jac=True,
             callback=self._after_iteration,
             method="L-BFGS-B",
-            options={**options, "maxiter": max_iter},
+            options={**options, "maxiter": self._max_iter},
         )
 
     def _value_and_grad(self, position: Float64) -> tuple[float, Float64]:
@@ -135,9 +180,9 @@ class Search:
         if self._done:
             raise StopIteration
 
-    def _by_newton(self, max_iter: int) -> None:
+    def _by_newton(self) -> None:
         """Go down by steps that `newton_step` finds, shortened as far as need be."""
-        while self.iterations < max_iter and not self._done:
+        while not self._done:
             trial = self._lower(newton_step(self._best.gradient, self._hvp))
             if trial is None:
                 return
@@ -178,23 +223,7 @@ class Search:
     def _accept(self, trial: _Trial) -> None:
         """Keep a trial as the best, and report it."""
         self._best = self._trial = trial
-        self.history.append(trial.objective)
-        if self.callback is None:
-            return
-        weights, bias = self.objective.affine(trial.parameters)
-        progress = Progress(
-            self.iterations, trial.loss, trial.objective, trial.length, weights.T, bias
-        )
-        if self.callback(progress) is True:
-            self.reason = "stopped by the callback"
-
-    def _why_stopped(self, max_iter: int) -> str:
-        if self._best.length < self._tol:
-            return "gradient below tol"
-        if self.iterations >= max_iter:
-            fall = self.history[-2] - self.history[-1]
-            return f"max_iter reached, loss still falling by {fall:.1e} per iteration"
-        return "no further decrease within rounding"
+        self.report(trial.loss, trial.objective, trial.length, self.layer)
 
 
 def newton_step(gradient: Float64, product: Callable[[Float64], Float64]) -> Float64:

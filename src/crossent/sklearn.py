@@ -27,6 +27,7 @@ from crossent.checkpoint import Checkpoint
 from crossent.curvature import Memory
 from crossent.distributed import ALONE, Alone
 from crossent.layer import Array, Block, Float64
+from crossent.row_space import RowSearch, in_row_space
 from crossent.search import Progress, Search
 from crossent.task import Blocks, Coded, Each, Task, survey_of
 
@@ -112,7 +113,10 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
     float64. Sparse matrices are taken as CSR. The search is SciPy's L-BFGS-B, or
     Newton's method with conjugate gradients where the history of the former would outweigh X;
     beyond X the former needs the scores of about 4 MB of rows and some 30 vectors like coef_, the
-    latter those of all rows and some 16 vectors.
+    latter those of all rows and some 16 vectors. With l2 > 0 and a sparse X of at most 2 rows for
+    5 features, `fit` and the first `partial_fit` search among the rows instead, in float32 and in
+    the memory that coef_ takes in the end; beyond it they need a few numbers for each row and
+    feature. Newton's method goes on where float32 does not reach tol.
 
     Examples
     --------
@@ -175,10 +179,10 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         weight = labels.sample_weight(sample_weight, y)
         self._choose(labels.classes_of(y, weight), multilabel=y.ndim == 2)
         task = self._task([self._coded(X, y, weight)])
-        memory, start = task.new_memory(self.standardize), task.start()
+        memory, start = task.new_memory(self.standardize), None
         if self.warm_start and np.array_equal(before.get("classes_", []), self.classes_):
             last = self._parameters(memory.origin)
-            start = last if last.shape == start.shape else start
+            start = last if last.shape == (task.rows.columns + 1, self._outputs) else None
         return self._learn(task, memory, start)
 
     @layer.one_blas_thread()
@@ -226,7 +230,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         self.n_features_in_ = task.rows.columns
         if hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
-        return self._learn(task, task.new_memory(self.standardize), task.start(), checkpoint)
+        return self._learn(task, task.new_memory(self.standardize), None, checkpoint)
 
     @layer.one_blas_thread()
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -258,7 +262,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
             )
         task = self._task([self._coded(X, y, weight)])
         if first:
-            return self._learn(task, task.new_memory(self.standardize), task.start())
+            return self._learn(task, task.new_memory(self.standardize))
         return self._learn(task, self._memory, self._parameters(self._memory.origin))
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, Array]:
@@ -343,31 +347,53 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         self,
         task: Task,
         memory: Memory,
-        start: Float64,
+        start: Float64 | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> Self:
-        """Search for the minimum, and store it with what led there."""
+        """Search for the minimum, by default from no weights, and store it with what led there."""
         l2 = checks.number("l2", self.l2, 0.0, np.inf)
         tol = checks.number("tol", self.tol, 0.0, np.inf, open_low=True)
         max_iter = int(
             checks.number("max_iter", checks.whole_number("max_iter", self.max_iter), 1, np.inf)
         )
-        total = memory.weight + task.total
-        prior = memory.prior(l2, start, total)
-        objective = layer.Objective(task.loss, task.rows, total, memory.origin, prior)
-        coordinates = task.coordinates(memory.origin, prior.precision.mean(axis=1))
-        asked = objective if checkpoint is None else checkpoint.around(objective, self._job(start))
         report = None if self.callback is None and checkpoint is None else self._report(checkpoint)
-        search = Search(asked, coordinates, start, report).run(tol, max_iter)
+        self.stop_reason_, self.loss_history_ = "", np.empty(0)
+        if checkpoint is None and in_row_space(task.rows, l2, start):
+            self._take(RowSearch(task, memory, l2, report).run(tol, max_iter))
+            start = None if self.stop_reason_ else self._parameters(memory.origin)
+        if not self.stop_reason_:
+            self._take(self._search(task, memory, start, checkpoint, report).run(tol, max_iter))
         if checkpoint is not None:
             checkpoint.write()
-        weights, self.intercept_ = objective.affine(search.parameters)
-        self.coef_ = np.ascontiguousarray(weights.T)
+        self._judge(task)
+        layer = self.coef_.T, self.intercept_
+        self._memory = memory.and_rows(task.loss, task.rows, task.total, *layer)
+        return self
+
+    def _search(
+        self,
+        task: Task,
+        memory: Memory,
+        start: Float64 | None,
+        checkpoint: Checkpoint | None,
+        report: Callable[[Progress], object] | None,
+    ) -> Search:
+        """Return the search among the parameters themselves; it goes on where one has begun."""
+        if start is None:
+            start = np.vstack([np.zeros((task.rows.columns, self._outputs)), task.start()])
+        total = memory.weight + task.total
+        prior = memory.prior(self.l2, start, total)
+        objective = layer.Objective(task.loss, task.rows, total, memory.origin, prior)
+        precision = prior.precision.mean(axis=1)
+        coordinates = task.coordinates(memory.origin, precision[:-1], float(precision[-1]))
+        asked = objective if checkpoint is None else checkpoint.around(objective, self._job(start))
+        return Search(asked, coordinates, start, report, self.loss_history_.tolist())
+
+    def _take(self, search: Search | RowSearch) -> None:
+        """Store where a search has led."""
+        self.coef_, self.intercept_ = search.layer()
         self.n_iter_, self.stop_reason_ = search.iterations, search.reason
         self.loss_history_ = np.array(search.history)
-        self._judge(task)
-        self._memory = memory.and_rows(task.loss, task.rows, task.total, search.parameters)
-        return self
 
     def _job(self, start: Float64) -> dict[str, Any]:
         """Return what a checkpoint is of."""
@@ -386,7 +412,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
 
     def _judge(self, task: Task) -> None:
         """Say what a user should know about how the search ended."""
-        if not np.isfinite(self.coef_).all():
+        if not all(np.isfinite(each).all() for each in self.coef_):
             raise ValueError("the coefficients overflow; scale the features to a smaller range")
         advice = "raise max_iter or tol; a larger l2 makes the minimum easier to reach"
         if self.l2 == 0 and (by := self._separated_by(task)):

@@ -143,23 +143,21 @@ class Task:
 
     def new_memory(self, standardize: bool) -> Memory:
         """Return the memory of no rows yet, with the unit in which each weight is penalised."""
-        scale = np.ones(self.rows.columns)
+        scale = np.ones(1)
         if standardize:
             _, variance = moments(self.rows)
             scale = np.sqrt(np.where(variance > 0, variance, 1.0))
-        return Memory(centre(self.rows), scale, np.zeros((self.rows.columns + 1, 1)))
+        return Memory(centre(self.rows), scale, np.zeros((1, 1)))
 
-    def coordinates(self, origin: Float64, precision: Float64) -> Coordinates:
+    def coordinates(self, origin: Float64, precision: Float64, held: float = 0.0) -> Coordinates:
         """Return coordinates for the search."""
         p = outputs_of(self.loss, np.zeros((1, self.totals.shape[1])))
-        return coordinates_for(self.rows, origin, float((p * (1 - p)).mean()), precision)
+        return coordinates_for(self.rows, origin, float((p * (1 - p)).mean()), precision, held)
 
     def start(self) -> Float64:
-        """Return weights of 0, with scores that give every class or output its frequency."""
+        """Return scores that give every class or output its frequency."""
         share = self.totals[0] / np.maximum(self.totals[1], 1e-300)
         if isinstance(self.loss, crossent.BinaryCrossEntropy):
             share = share.clip(RARE, 1 - RARE)
-            scores = np.log(share / (1 - share))
-        else:
-            scores = np.log(np.maximum(share, RARE))
-        return np.vstack([np.zeros((self.rows.columns, len(scores))), scores])
+            return np.asarray(np.log(share / (1 - share)))
+        return np.asarray(np.log(np.maximum(share, RARE)))
