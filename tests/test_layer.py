@@ -229,6 +229,23 @@ def test_the_memory_is_the_diagonal_of_the_hessian(form: Any) -> None:
     assert memory.weight == 2 * total
 
 
+def test_wide_sparse_rows_are_remembered_by_feature_and_by_output() -> None:
+    """Over all outputs together, and for the constants, as much is held as by the diagonal."""
+    X, y, weight = normal(20, 30), np.arange(20) % 3, np.random.default_rng(0).uniform(0, 2, 20)
+    origin, weights, bias = X.mean(axis=0), normal(30, 3, seed=1), normal(3, seed=2)
+    taught = float(weight.sum()), weights, bias
+    none = Memory(origin, np.ones(1), np.zeros((1, 1)))
+    found, exact = (
+        none.and_rows(LOSSES["softmax"], rows_of([Block(form(X), y, weight)]), *taught)
+        for form in (sparse.csr_matrix, np.asarray)
+    )
+    assert found.curvature.shape == (31, 1)
+    assert found.diagonal.sum(axis=1) == pytest.approx(exact.diagonal.sum(axis=1), rel=1e-9)
+    assert found.diagonal[-1] == pytest.approx(exact.diagonal[-1], rel=1e-9)
+    again = found.and_rows(LOSSES["softmax"], rows_of([Block(X, y, weight)]), *taught)
+    assert again.diagonal == pytest.approx(found.diagonal + exact.diagonal, rel=1e-9)
+
+
 def test_the_prior_of_a_memory_pulls_to_where_it_was_least() -> None:
     """At the parameters themselves its slope is that of the rows seen: minus their penalty's."""
     scale, at = np.array([1.0, 2.0]), normal(3, 2)

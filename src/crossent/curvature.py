@@ -29,6 +29,8 @@ from crossent.layer import (
 )
 
 JITTER = 1e-6  # of a variance: what float32 cannot tell from 0
+PIECE = 256  # rows whose outputs are in memory at a time, at least
+PIECES = 64  # of a block, at most
 
 
 @dataclass(frozen=True)
@@ -266,10 +268,11 @@ class Memory:
             return found
 
         sums = rows.sum(seen, (columns * width + outputs + 1,), of_some=True)
-        by_output, share = sums[-outputs - 1 : -1].copy(), np.ones(1)
-        if together and by_output.any():
-            share = by_output / by_output.sum()
+        share = np.ones(outputs)
+        if together:
+            by_output = sums[-outputs - 1 : -1].copy()
             sums[columns] = by_output.sum()
+            np.divide(by_output, sums[columns], out=share, where=sums[columns] > 0)
         curvature = sums[: (columns + 1) * width].reshape(columns + 1, width)
         curvature *= weight / sums[-1] if sums[-1] else 0.0
         curvature += self.diagonal
@@ -282,7 +285,7 @@ def _curved(
     """Return w_i p_ij (1 - p_ij), if need be summed over the outputs, and its sum over the rows."""
     curved = np.empty((len(block.targets), 1 if together else len(bias)))
     by_output = np.zeros(len(bias))
-    for at in pieces(len(curved)):
+    for at in pieces(len(curved), max(PIECE, len(curved) // PIECES)):
         piece = block.at(at)
         p = outputs_of(loss, scores_of(piece.features, weights, bias))
         each = _row_weight(piece)[:, None] * p * (1 - p)

@@ -32,7 +32,6 @@ Float64 = NDArray[np.float64]
 
 BLOCK_BYTES = 4 << 20  # of features: still in the cache when the second product comes
 WHITEN_UP_TO = 1024  # features: beyond, a D x D matrix costs more than the iterations it saves
-PIECE = 256  # rows that are looked at together where memory counts
 ROWS_PER_FEATURE = 10  # rows that are looked at to find the shape of the features
 
 
@@ -71,7 +70,7 @@ def blocks_of(features: Any, targets: Array, weight: Float64 | None, outputs: in
     return [whole.at(rows) for rows in pieces(len(targets), step)]
 
 
-def pieces(rows: int, step: int = PIECE) -> list[slice]:
+def pieces(rows: int, step: int) -> list[slice]:
     """Cut so many rows into pieces of some."""
     return [slice(start, start + step) for start in range(0, rows, step)]
 

@@ -237,8 +237,9 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         """Train on more rows without forgetting those before.
 
         What earlier rows (of `fit` or `partial_fit`) taught is kept as a Gaussian: the
-        coefficients, and how strongly those rows hold each of them in place. The first call does
-        what `fit` does.
+        coefficients, and how strongly those rows hold each of them in place (of sparse rows with
+        more features: those of each feature, and of each output). The first call does what `fit`
+        does.
 
         Parameters
         ----------
@@ -366,8 +367,8 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         if checkpoint is not None:
             checkpoint.write()
         self._judge(task)
-        layer = self.coef_.T, self.intercept_
-        self._memory = memory.and_rows(task.loss, task.rows, task.total, *layer)
+        taught = task.loss, task.rows, task.total, self.coef_.T, self.intercept_
+        self._memory = memory.and_rows(*taught)
         return self
 
     def _search(
