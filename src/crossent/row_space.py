@@ -165,12 +165,17 @@ class RowSearch(Descent):
         if self.iterations == 0:
             self._suppose(square / (self._unit * self._task.rows.count) + stretch, slope)
         step = float(np.float32(self._flat(pull, stretch, slope + pull)))  # as vectors take it
-        saxpy(self._direction.reshape(-1), self._a.reshape(-1), a=step)
-        saxpy(self._change.reshape(-1), self._scores.reshape(-1), a=step)
-        self._c += step * self._shift
-        self._cost += step * (pull + step / 2 * stretch)
-        self._guess = step
+        if step > 0:
+            self._go(step)
+            self._cost += step * (pull + step / 2 * stretch)
         return step > 0
+
+    def _go(self, step: float) -> None:
+        for j in range(len(self._c)):
+            saxpy(self._direction[j], self._a[j], a=step)
+            saxpy(self._change[j], self._scores[j], a=step)
+        self._c += step * self._shift
+        self._guess = step
 
     def _suppose(self, bend: float, slope: float) -> None:
         """Take the first step for that to where a line that bends so is flat.
@@ -200,7 +205,7 @@ class RowSearch(Descent):
     def _flat(self, pull: float, stretch: float, slope: float) -> float:
         """Return a step to where the line, of that slope, is lower and flat; 0 if there is none."""
         low, high, at_low, step = 0.0, np.inf, slope, self._guess
-        for _ in range(TRIALS):
+        for _ in range(TRIALS if slope < 0 < step else 0):
             objective, here = self._point(step, pull, stretch)
             lower, bend = objective <= self._objective, (here - at_low) / (step - low)
             if lower and abs(here) <= FLAT * abs(slope):
