@@ -51,7 +51,7 @@ def _new_space(logits, options, work_size):
             np.empty(classes),
             np.empty(classes),
             np.empty(classes),
-            np.empty(BLOCK),
+            np.empty(FAR),
         )
 
     return of_one_class if isinstance(options, types.NoneType) else of_masses
@@ -65,8 +65,8 @@ def new_buffer(logits, softcap):
 @device_overload(new_buffer)
 def _new_buffer(logits, softcap):
     if isinstance(softcap, types.NoneType):
-        return lambda logits, softcap: scratch_like(logits, BLOCK)
-    return lambda logits, softcap: np.empty(BLOCK)
+        return lambda logits, softcap: scratch_like(logits, FAR)
+    return lambda logits, softcap: np.empty(FAR)
 
 
 @kernel
