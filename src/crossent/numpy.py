@@ -30,7 +30,7 @@ Kernel = Callable[[int, int, float, Any, Any, Array], object]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Problem:
     """A checked call: two-dimensional arrays and what to do with them.
 
