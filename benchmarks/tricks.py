@@ -93,11 +93,11 @@ TRICKS = (
         "100",
     ),
     Trick(
-        "short rows side by side",
-        "a square of ten or sixteen columns is turned at the price of one with two",
-        "short_rows.py",
-        (("max(1, VECTOR // itemsize // logits.shape[1])", "1"),),
-        "2 label smoothing",
+        "up to eight classes picked out of whole vectors",
+        "a square of two columns is turned at the price of one with sixteen",
+        "turning.py",
+        (("if classes <= MOST:", "if classes < 0:"),),
+        "2",
     ),
     Trick(
         "up to eight classes told apart by comparing",

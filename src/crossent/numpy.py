@@ -19,7 +19,6 @@ from crossent import checks
 from crossent.kernels import sigmoid as sigmoid_kernels
 from crossent.kernels import soft
 from crossent.kernels.long_rows import long_rows
-from crossent.kernels.narrow_rows import narrow_rows
 from crossent.kernels.short_rows import SHORT, short_rows
 from crossent.kernels.turning import MOST
 from crossent.layout import Array, as_outputs, as_rows, bits, result_type
@@ -31,7 +30,7 @@ Kernel = Callable[[int, int, float, Any, Any, Array], object]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Problem:
     """A checked call: two-dimensional arrays and what to do with them.
 
@@ -269,7 +268,7 @@ def _row_kernel(
 ) -> Kernel:
     kernel = short_rows if z.shape[1] <= SHORT else long_rows
     if options is None and z.shape[1] <= MOST:
-        kernel = narrow_rows
+        options = ()
     z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:

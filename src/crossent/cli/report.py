@@ -89,7 +89,7 @@ def _draw_losses(axes: Any, watch: Watch, evaluation: Evaluation) -> None:
     if min(watch.train + watch.valid) > 0:
         axes.set_yscale("log")
     axes.set_xlabel("iteration")
-    axes.legend(loc="best", fontsize=9)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9)  # off the lines
 
 
 def _draw_confusion(axes: Any, evaluation: Evaluation) -> None:

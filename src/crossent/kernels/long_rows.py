@@ -51,7 +51,7 @@ def _new_space(logits, options, work_size):
             np.empty(classes),
             np.empty(classes),
             np.empty(classes),
-            np.empty(BLOCK),
+            np.empty(FAR),
         )
 
     return of_one_class if isinstance(options, types.NoneType) else of_masses
@@ -65,8 +65,8 @@ def new_buffer(logits, softcap):
 @device_overload(new_buffer)
 def _new_buffer(logits, softcap):
     if isinstance(softcap, types.NoneType):
-        return lambda logits, softcap: scratch_like(logits, BLOCK)
-    return lambda logits, softcap: np.empty(BLOCK)
+        return lambda logits, softcap: scratch_like(logits, FAR)
+    return lambda logits, softcap: np.empty(FAR)
 
 
 @kernel
@@ -82,7 +82,8 @@ def long_rows(logits, targets, row_weight, options, scale, losses, gradient, sum
     classes = logits.shape[1]
     width = padded(classes)  # all of a row, or what is summed up at a time
     owned = new_space(logits, options, width if gradient.size else min(width, FAR))
-    step = BLOCK if classes >= FAR or logits.itemsize == 8 else FAR
+    # float64 sums have no digits to spare for what rounding accumulates within a block.
+    step = BLOCK // 2 if logits.itemsize == 8 else BLOCK if classes >= FAR else FAR
     space, far = borrowed(owned), logits.shape[0] if classes >= FAR else 0
     memory = in_a_row(logits[:far]), in_a_row(targets[:far]), in_a_row(gradient[:far])
     for i in range(logits.shape[0]):

@@ -28,7 +28,6 @@ from crossent.kernels.halves import put, read
 from crossent.kernels.intrinsics import magnitude, reordered_add, select
 from crossent.kernels.rows import (
     BLOCK,
-    LANES,
     edit,
     fetch_share,
     largest,
@@ -192,20 +191,6 @@ def edit_masses(masses, excluded, filled, size, buffer):
 
 
 @device
-def next_edit(start, excluded, classes, end):
-    """Return where, from start on, LANES scores must first be edited before use, `end` if nowhere.
-
-    The excluded class is among them, or the row's end: a loop cut short there would be slow.
-    """
-    first = end
-    for place in (excluded, classes):
-        chunk = place // LANES * LANES
-        if start <= chunk < first:
-            first = chunk
-    return first
-
-
-@device
 def exponentiate_scaled(scores, m, sharpness, like, work):
     """Store exp(sharpness (scores - m)) in work; return its sum."""
     total = 0.0
@@ -254,27 +239,25 @@ def add_up(row, m, excluded, sharpness, masses, spread, like, buffer, spare, wor
     others, rest, gap, step = 0.0, 0.0, 0.0, soon[-1]
     r, d = 0.0, 0.0
     e_lost, r_lost, d_lost = 0.0, 0.0, 0.0
-    start, end = 0, padded(row.size)
-    while start < end:
+    end = padded(row.size)
+    for start in range(0, end, step):
         fetch_share(soon, start)
-        stop = min(start + step, next_edit(start, excluded, row.size, end))
-        if stop > start:
-            scores = row[start:stop]
-            e = exponentiate_scaled(scores, m, sharpness, like, room(work, start, stop))
+        size, filled = min(step, end - start), min(step, row.size - start)
+        scores, part = row[start : start + filled], room(work, start, start + size)
+        block = masses_between(masses, start, start + filled)
+        if filled < size or start <= excluded < start + size:
+            edited = edit(scores, excluded - start, size, buffer)
+            e = exponentiate_scaled(edited, m, sharpness, like, part)
             if spread:
-                r, d = add_masses(scores, m, masses_between(masses, start, stop))
-        else:
-            stop = start + LANES
-            edited = edit(row[start:stop], excluded - start, LANES, buffer)
-            e = exponentiate_scaled(edited, m, sharpness, like, room(work, start, stop))
-            if spread:
-                filled, block = min(stop, row.size) - start, masses_between(masses, start, stop)
-                mass = edit_masses(block, excluded - start, filled, LANES, spare)
+                mass = edit_masses(block, excluded - start, filled, size, spare)
                 r, d = add_masses(edited, m, mass)
+        else:
+            e = exponentiate_scaled(scores, m, sharpness, like, part)
+            if spread:
+                r, d = add_masses(scores, m, block)
         others, e_lost = add_exactly(others, e_lost, e)
         rest, r_lost = add_exactly(rest, r_lost, r)
         gap, d_lost = add_exactly(gap, d_lost, d)
-        start = stop
     return others + e_lost, rest + r_lost, (gap + d_lost) * sharpness
 
 

@@ -89,13 +89,14 @@ def put_slopes(tile, right, others, factor, lower):
             slopes[i] = slope * (factor[i] * lower)
 
 
-@device
-def narrow_tile(tile, targets, row_weight, scale, losses, gradient, space, lanes, soon):
+def narrow_tile(
+    tile, targets, row_weight, options, scale, count, losses, gradient, space, lanes, soon
+):
     """Report the losses of a tile of scores; turn it into their gradient if that is wanted."""
     right, m, score, raised, own, near = space[0], space[1], space[2], space[3], space[4], space[5]
     weight, others = lanes[WEIGHT : WEIGHT + LINES], lanes[OTHERS : OTHERS + LINES]
     loss, factor = lanes[LOSS : LOSS + LINES], lanes[PULL : PULL + LINES]
-    count, lower = targets.size, lowering(tile)
+    lower = lowering(tile)
     for i in range(count):
         right[i] = targets[i]
     take_scores(tile, right, m, score)

@@ -1,9 +1,8 @@
 """The losses of short rows, a tile of them at a time.
 
 A short row would leave most of a vector empty. So as many as a tile has lanes are turned on the
-way in, and their gradient is turned back on the way out. Rows much shorter than a vector lie side
-by side in a line of the tile: line i holds rows i k, i k + 1, ..., so that the classes of the q-th
-of each make a tile of their own.
+way in, and their gradient is turned back on the way out. In between, options decide what computes
+the tile: `hard_tile` for None, `narrow_tile` for () at most MOST classes, `mass_tile` for others.
 """
 
 import numpy as np
@@ -14,18 +13,12 @@ from crossent.kernels.halves import scratch_like
 from crossent.kernels.hard_tile import hard_tile
 from crossent.kernels.intrinsics import borrowed, keep
 from crossent.kernels.mass_tile import mass_tile
+from crossent.kernels.narrow_tile import SPACE, narrow_tile
 from crossent.kernels.rows import fetch_part, in_a_row
 from crossent.kernels.tile import LINES, STRETCHES, add_lanes
 from crossent.kernels.turning import VECTOR, turn_in, turn_out
 
 SHORT = 192  # classes: longer rows fill vectors by themselves
-
-
-@device
-def side_by_side(logits):
-    """Return how many rows a vector takes, at least 1."""
-    itemsize = 8 if logits.itemsize == 8 else 4  # half types are computed in float32
-    return max(1, VECTOR // itemsize // logits.shape[1])
 
 
 def do_tile(tile, targets, row_weight, options, scale, count, losses, gradient, space, lanes, soon):
@@ -37,7 +30,9 @@ def do_tile(tile, targets, row_weight, options, scale, count, losses, gradient, 
 def _do_tile(
     tile, targets, row_weight, options, scale, count, losses, gradient, space, lanes, soon
 ):
-    return hard_tile if isinstance(options, types.NoneType) else mass_tile
+    if isinstance(options, types.NoneType):
+        return hard_tile
+    return mass_tile if len(options) else narrow_tile
 
 
 def new_space(logits, options):
@@ -61,6 +56,8 @@ def _new_space(logits, options):
 
     if isinstance(options, types.NoneType):
         return lambda logits, options: new_near(logits, options)
+    if not len(options):
+        return lambda logits, options: scratch_like(logits, SPACE * LINES).reshape(SPACE, LINES)
     return of_masses
 
 
@@ -133,85 +130,64 @@ def _new_masses(targets, size):
     return lambda targets, size: np.zeros(size, targets.dtype)
 
 
-def turn_targets_in(targets, first, k, start, count, masses):
-    """Turn the masses of a tile's rows into it; of class indices ask for the next tile's."""
+def turn_targets_in(targets, start, count, masses):
+    """Return a tile's targets: masses turned into memory for them, or indices as they are.
+
+    Of indices the next tile's are asked for.
+    """
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(turn_targets_in)
-def _turn_targets_in(targets, first, k, start, count, masses):
-    def indices(targets, first, k, start, count, masses):
-        fetch_part(targets, first + (start + count) * k, count * k)
+def _turn_targets_in(targets, start, count, masses):
+    def indices(targets, start, count, masses):
+        fetch_part(targets, start + count, count)
+        return targets[start : start + count]
 
-    def probabilities(targets, first, k, start, count, masses):
-        rows = (targets.shape[0] - first) // k
-        lines = targets[first : first + rows * k].reshape(rows, k * targets.shape[1])
-        turn_in(lines, start, count, masses)
+    def probabilities(targets, start, count, masses):
+        turn_in(targets, start, count, masses)
+        return masses[: targets.shape[1]]
 
     return indices if targets.ndim == 1 else probabilities
-
-
-def targets_of(targets, masses, a, b, k, q, classes):
-    """Return the targets of the q-th rows of a tile's lines: indices, or the tile's masses."""
-    raise AssertionError("kernels are compiled")
-
-
-@device_overload(targets_of)
-def _targets_of(targets, masses, a, b, k, q, classes):
-    if targets.ndim == 1:
-        return lambda targets, masses, a, b, k, q, classes: targets[a:b:k]
-    return lambda targets, masses, a, b, k, q, classes: masses[q * classes : (q + 1) * classes]
 
 
 @kernel
 def short_rows(logits, targets, row_weight, options, scale, losses, gradient, sums):
     """Do what `long_rows` does, a tile of rows at a time; gain and base have an entry a class.
 
+    options () are None's for at most MOST (turning.py) classes.
     gain None stands for ones, for masses that are taken as they are. base None stands for zeros,
     where nothing caps the scores and targets are class indices: no other class has mass then.
     """
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
-    classes = logits.shape[1]
-    height = max(classes, VECTOR // 4) + VECTOR // 4
-    scratch, mass_scratch = (
-        scratch_like(logits, height * LINES),
-        new_masses(targets, height * LINES),
-    )
+    rows, classes = logits.shape
+    height = classes + VECTOR // 4  # squares are turned whole
+    scratch = scratch_like(logits, height * LINES)
+    mass_scratch = new_masses(targets, height * LINES)
     scratch[:] = 0
     per_lane, owned = np.zeros(STRETCHES * LINES), new_space(logits, options)
-    tiles = borrowed(scratch).reshape(height, LINES)
+    turned = borrowed(scratch).reshape(height, LINES)
     lanes, space = borrowed(per_lane), borrowed(owned)
     masses = borrowed(mass_scratch).reshape(-1, LINES)
-    memory, first = (in_a_row(logits), in_a_row(targets), in_a_row(gradient)), 0
-    for k in (side_by_side(logits), 1):  # all rows that fill lines, then the few that are left
-        rows = (logits.shape[0] - first) // k * k
-        lines = logits[first : first + rows].reshape(rows // k, k * classes)
-        slopes = gradient[first : first + rows]
-        slopes = slopes.reshape(slopes.shape[0] // k, k * classes)
-        for start in range(0, rows // k, LINES):
-            count = min(LINES, rows // k - start)
-            turn_in(lines, start, count, tiles)
-            turn_targets_in(targets, first, k, start, count, masses)
-            for q in range(k):
-                a, b = first + start * k + q, first + (start + count) * k
-                place = (first + start * k + q * LINES) * classes
-                soon = (*memory, place + LINES * k * classes, place, LINES)
-                do_tile(
-                    tiles[q * classes : (q + 1) * classes],
-                    targets_of(targets, masses, a, b, k, q, classes),
-                    row_weight[a:b:k],
-                    options,
-                    scale,
-                    count,
-                    losses[a:b:k],
-                    gradient,
-                    space,
-                    lanes,
-                    soon,
-                )
-            if gradient.size:
-                turn_out(tiles, slopes, start, count)
-        first += rows
+    memory = in_a_row(logits), in_a_row(targets), in_a_row(gradient)
+    for start in range(0, rows, LINES):
+        stop, place = min(start + LINES, rows), start * classes
+        turn_in(logits, start, stop - start, turned)
+        do_tile(
+            turned[:classes],
+            turn_targets_in(targets, start, stop - start, masses),
+            row_weight[start:stop],
+            options,
+            scale,
+            stop - start,
+            losses[start:stop],
+            gradient,
+            space,
+            lanes,
+            (*memory, place + LINES * classes, place, LINES),
+        )
+        if gradient.size:
+            turn_out(turned, gradient, start, stop - start)
     add_lanes(lanes, sums)
     keep(scratch)
     keep(mass_scratch)

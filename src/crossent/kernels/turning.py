@@ -3,7 +3,8 @@
 A square of as many rows as a vector has lanes is read whole, turned in registers by log2(lanes)
 rounds of shuffles, and written whole: one load, one store and four shuffles a vector where single
 elements would take a load and a store each. Rows may have any length; the last square of a row is
-masked.
+masked. Rows much shorter than a vector fill vectors one after the other, and every class is picked
+out of all of them.
 """
 
 from collections.abc import Iterator
@@ -139,8 +140,7 @@ def square_out(typing_context, work, lane, rows, row, column, width):
 def vectors_in(typing_context, rows, row, work, lane):
     """Turn as many rows as a vector has lanes into work[:, lane :], in work's type.
 
-    Rows of at most MOST classes fill as many vectors, one after the other; each class is picked
-    out of all of them.
+    They have at most MOST classes, and fill as many vectors.
     """
     lanes = _lanes(work)
 
@@ -219,31 +219,19 @@ def _gathered(builder: Any, vectors: list[Any], at: list[tuple[int, int]]) -> An
 
 
 @device
-def turn_in_singly(rows, first, start, stop, work):
-    """Copy the rows from first + start to first + stop, too few for a vector."""
-    for i in range(start, stop):
-        for j in range(rows.shape[1]):
-            work[j, i] = read(rows[first + i, j])
-
-
-@device
-def turn_out_singly(work, rows, first, start, stop):
-    """Copy the columns back into the rows from first + start to first + stop."""
-    for i in range(start, stop):
-        row = rows[first + i]
-        for j in range(rows.shape[1]):
-            put(row, j, work[j, i])
-
-
-@device
 def turn_in(rows, first, count, work):
     """Copy `count` rows from `first` on into the columns of work (classes + a vector's, lanes)."""
     lanes, classes = VECTOR // work.itemsize, rows.shape[1]
     whole = count // lanes * lanes
     for i in range(0, whole, lanes):
-        for j in range(0, classes, lanes):
-            square_in(rows, first + i, j, min(lanes, classes - j), work, i)
-    turn_in_singly(rows, first, whole, count, work)
+        if classes <= MOST:
+            vectors_in(rows, first + i, work, i)
+        else:
+            for j in range(0, classes, lanes):
+                square_in(rows, first + i, j, min(lanes, classes - j), work, i)
+    for i in range(whole, count):
+        for j in range(classes):
+            work[j, i] = read(rows[first + i, j])
 
 
 @device
@@ -252,26 +240,12 @@ def turn_out(work, rows, first, count):
     lanes, classes = VECTOR // work.itemsize, rows.shape[1]
     whole = count // lanes * lanes
     for i in range(0, whole, lanes):
-        for j in range(0, classes, lanes):
-            square_out(work, i, rows, first + i, j, min(lanes, classes - j))
-    turn_out_singly(work, rows, first, whole, count)
-
-
-@device
-def pick_apart(rows, first, count, work):
-    """Do what `turn_in` does for rows that are much shorter than a vector."""
-    lanes = VECTOR // work.itemsize
-    whole = count // lanes * lanes
-    for i in range(0, whole, lanes):
-        vectors_in(rows, first + i, work, i)
-    turn_in_singly(rows, first, whole, count, work)
-
-
-@device
-def put_together(work, rows, first, count):
-    """Do what `turn_out` does for rows that are much shorter than a vector."""
-    lanes = VECTOR // work.itemsize
-    whole = count // lanes * lanes
-    for i in range(0, whole, lanes):
-        vectors_out(work, i, rows, first + i)
-    turn_out_singly(work, rows, first, whole, count)
+        if classes <= MOST:
+            vectors_out(work, i, rows, first + i)
+        else:
+            for j in range(0, classes, lanes):
+                square_out(work, i, rows, first + i, j, min(lanes, classes - j))
+    for i in range(whole, count):
+        row = rows[first + i]
+        for j in range(classes):
+            put(row, j, work[j, i])
