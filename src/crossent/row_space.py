@@ -67,6 +67,7 @@ class RowSearch(Descent):
         self._measure(penalty * memory.scale**2)
         columns, outputs = task.rows.columns, len(self._c)
         self._spare = list(np.empty((min(get_num_threads(), outputs), columns), np.float32))
+        self._patience = PATIENCE if self._few_are_steep() else 0
         self._weights = np.zeros((outputs, columns))
         self._lay_out(outputs, task.rows.count)
         self._shift, self._cost = np.zeros(outputs), 0.0
@@ -80,6 +81,14 @@ class RowSearch(Descent):
             self._squared = np.square(coordinates.basis, dtype=np.float32)
             inverse = np.minimum(1.0 / precision, np.finfo(np.float32).max)
         self._inverse = np.broadcast_to(np.float32(inverse), coordinates.basis.shape)
+
+    def _few_are_steep(self) -> bool:
+        """Return whether few features bend the loss so much more than the penalty bends them.
+
+        The iterations are as many as the root of that, or as those features, for every output.
+        """
+        unlike = np.divide(self._inverse, self._squared, out=self._spare[0])
+        return int(np.count_nonzero(unlike > PATIENCE**2)) * len(self._c) <= PATIENCE
 
     def _lay_out(self, *shape: int) -> None:
         """Let the vectors lie in the memory of the weights, A at its end."""
@@ -96,7 +105,7 @@ class RowSearch(Descent):
         length = self._look()
         least = FLOOR * length
         while not self.ended(length, tol, max_iter):
-            if not (length > least and self.iterations < PATIENCE and self._step()):
+            if not (length > least and self.iterations < self._patience and self._step()):
                 break
             length = self._look()
         return self
