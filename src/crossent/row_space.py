@@ -87,7 +87,8 @@ class RowSearch(Descent):
 
         The iterations are as many as the root of that, or as those features, for every output.
         """
-        unlike = np.divide(self._inverse, self._squared, out=self._spare[0])
+        with np.errstate(all="ignore"):  # beyond float32 no line is found
+            unlike = np.divide(self._inverse, self._squared, out=self._spare[0])
         return int(np.count_nonzero(unlike > PATIENCE**2)) * len(self._c) <= PATIENCE
 
     def _lay_out(self, *shape: int) -> None:
