@@ -91,11 +91,11 @@ def test_it_finds_the_minimum(
     assert searches[0].reason == found.stop_reason_ == "gradient below tol"
     scale = found._memory.scale
     gap = objective(found, X, y, weight, scale) - objective(least, X, y, weight, scale)
-    assert gap < 10 * found.tol**2
+    assert gap < 5 * found.tol**2
     away, penalised = np.abs((found.coef_ - least.coef_) * scale), np.abs(least.coef_ * scale)
-    assert away.max() < 1e-3 * penalised.max()
-    assert found.intercept_ == pytest.approx(least.intercept_, abs=1e-3)
-    assert found.loss_history_[-1] == pytest.approx(least.loss_history_[-1], abs=5e-8)
+    assert away.max() < 3e-4 * penalised.max()
+    assert found.intercept_ == pytest.approx(least.intercept_, abs=2e-4)
+    assert found.loss_history_[-1] == pytest.approx(least.loss_history_[-1], abs=2e-8)
     assert (np.diff(found.loss_history_) <= 0).all()
     assert (found.n_iter_, found.coef_.dtype) == (len(found.loss_history_) - 1, np.float64)
 
@@ -109,7 +109,7 @@ def test_one_output_and_an_indicator_matrix(searches: list[Any], columns: int) -
     found = CrossEntropyClassifier(tol=1e-5, l2=1e-2).fit(X, y, weight)
     least = by_other_ways(X, y, weight, l2=1e-2)
     assert searches[0].reason
-    assert np.abs(found.coef_ - least.coef_).max() < 1e-4 * np.abs(least.coef_).max()
+    assert np.abs(found.coef_ - least.coef_).max() < 3e-5 * np.abs(least.coef_).max()
 
 
 def test_where_float32_ends_newton_goes_on(searches: list[Any]) -> None:
@@ -119,7 +119,7 @@ def test_where_float32_ends_newton_goes_on(searches: list[Any]) -> None:
     assert searches[0].reason == ""
     assert found.stop_reason_ == "gradient below tol"
     assert found.n_iter_ > searches[0].iterations
-    assert found.coef_ == pytest.approx(least.coef_, abs=1e-9)
+    assert found.coef_ == pytest.approx(least.coef_, abs=2e-10)
     assert (np.diff(found.loss_history_) <= 0).all()
 
 
@@ -150,15 +150,14 @@ def test_what_float32_does_not_hold_is_left_to_newton(scale: float, l2: float) -
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_any_number_of_threads_gives_the_same_bits(searches: list[Any], dtype: Any) -> None:
+def test_any_number_of_threads_gives_the_same_bits(
+    searches: list[Any], dtype: Any, threads: None
+) -> None:
     X, y = table(3000, 9000, 5, dtype)
-    before, bits = crossent.get_num_threads(), set()
-    try:
-        for threads in (1, 2, 5):
-            crossent.set_num_threads(threads)
-            bits.add(CrossEntropyClassifier().fit(X, y).coef_.tobytes())
-    finally:
-        crossent.set_num_threads(before)
+    bits = set()
+    for count in (1, 2, 5):
+        crossent.set_num_threads(count)
+        bits.add(CrossEntropyClassifier().fit(X, y).coef_.tobytes())
     assert len(bits) == 1
     assert len(searches) == 3
     assert all(each.reason for each in searches)
@@ -214,7 +213,7 @@ def test_it_is_remembered(tmp_path: Path, standardize: bool) -> None:
     apart = model.loss_history_[-1]
     for each in (model, again):
         each.partial_fit(X[100:], y[100:])
-        assert each.cross_entropy(X[:100], y[:100]) < apart + 0.2
+        assert each.cross_entropy(X[:100], y[:100]) < apart + 0.05
     assert again.coef_ == pytest.approx(model.coef_, rel=1e-9)
     assert model._memory.curvature.shape == (COLUMNS + 1, 3)
 
@@ -258,4 +257,6 @@ def test_it_takes_little_more_than_the_coefficients() -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 2 * model.coef_.nbytes, f"{peak / model.coef_.nbytes:.2f} times the coefficients"
+    assert peak < 1.7 * model.coef_.nbytes, (
+        f"{peak / model.coef_.nbytes:.2f} times the coefficients"
+    )
