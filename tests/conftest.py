@@ -1,6 +1,6 @@
 """What all tests share: examples are drawn alike in every run, threads are given back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
@@ -12,8 +12,8 @@ settings.load_profile("same")
 
 
 @pytest.fixture
-def threads() -> Iterator[None]:
-    """Give back the number of threads that a test changes."""
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """What sets the number of threads, until the test ends."""
     before = crossent.get_num_threads()
-    yield
+    yield crossent.set_num_threads
     crossent.set_num_threads(before)

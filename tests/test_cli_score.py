@@ -216,11 +216,11 @@ def test_one_column_is_the_second_of_two_classes() -> None:
 # Side by side ------------------------------------------------------------------------------------
 
 
-def side_by_side(**options: Any) -> package.ScoreSums:
+def side_by_side(set_threads: Callable[[int], None], **options: Any) -> package.ScoreSums:
     """Score p.parquet, of five row groups, by two threads; none of them may be left."""
     parts = tables.parts(["p.parquet"])
     columns = Predictions.found_in(parts, "probabilities", "p_*", "y")
-    package.set_num_threads(2)
+    set_threads(2)
     try:
         return score_parts(parts, columns, Scoring("probabilities"), **options)
     finally:
@@ -239,17 +239,19 @@ def reading(monkeypatch: pytest.MonkeyPatch, groups: dict[int, Callable[..., Any
     monkeypatch.setattr(tables, "batches", batches)
 
 
-def test_parts_side_by_side_give_the_same_bits(threads: None) -> None:
+def test_parts_side_by_side_give_the_same_bits(set_threads: Callable[[int], None]) -> None:
     parts = tables.parts(["p.parquet"])
     columns = Predictions.found_in(parts, "probabilities", "p_*", "y")
     found = []
     for count in (1, 2, 3, 20):
-        package.set_num_threads(count)
+        set_threads(count)
         found.append(score_parts(parts, columns, Scoring("probabilities")).values.tobytes())
     assert len(set(found)) == 1
 
 
-def test_two_parts_are_read_side_by_side(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+def test_two_parts_are_read_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]
+) -> None:
     both, real = threading.Barrier(2, timeout=10), tables.batches
 
     def together(*arguments: Any) -> Iterator[tables.Batch]:
@@ -257,11 +259,11 @@ def test_two_parts_are_read_side_by_side(monkeypatch: pytest.MonkeyPatch, thread
         return real(*arguments)
 
     reading(monkeypatch, {0: together, 1: together})
-    assert side_by_side().rows == ROWS
+    assert side_by_side(set_threads).rows == ROWS
 
 
 def test_what_is_wrong_first_is_said_even_if_it_is_found_last(
-    monkeypatch: pytest.MonkeyPatch, threads: None
+    monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]
 ) -> None:
     second = threading.Event()
 
@@ -275,10 +277,12 @@ def test_what_is_wrong_first_is_said_even_if_it_is_found_last(
 
     reading(monkeypatch, {0: found_last, 1: found_first})
     with pytest.raises(ValueError, match=r"^the first part$"):
-        side_by_side()
+        side_by_side(set_threads)
 
 
-def test_an_error_stops_the_parts_behind_it(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+def test_an_error_stops_the_parts_behind_it(
+    monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]
+) -> None:
     begun, real, rounds = threading.Event(), tables.batches, []
 
     def bad(*_: Any) -> Iterator[tables.Batch]:
@@ -292,21 +296,21 @@ def test_an_error_stops_the_parts_behind_it(monkeypatch: pytest.MonkeyPatch, thr
 
     reading(monkeypatch, {0: bad, 1: long})
     with pytest.raises(ValueError, match=r"^a bad row$"):
-        side_by_side()
+        side_by_side(set_threads)
     assert len(rounds) < 20_000
 
 
-def test_an_interrupt_leaves_no_thread(threads: None) -> None:
+def test_an_interrupt_leaves_no_thread(set_threads: Callable[[int], None]) -> None:
     def watch(batch: tables.Batch) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(watch=watch)
+        side_by_side(set_threads, watch=watch)
 
 
-def test_every_batch_is_watched_once(threads: None) -> None:
+def test_every_batch_is_watched_once(set_threads: Callable[[int], None]) -> None:
     rows = []
-    side_by_side(watch=lambda batch: rows.append((batch.start, batch.data.num_rows)))
+    side_by_side(set_threads, watch=lambda batch: rows.append((batch.start, batch.data.num_rows)))
     assert sorted(rows) == [(start, min(700, ROWS - start)) for start in range(0, ROWS, 700)]
 
 

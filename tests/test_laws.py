@@ -1,6 +1,7 @@
 """Laws that hold for every case of the table, and laws of single losses, whatever the numbers."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -537,18 +538,19 @@ def test_losses_are_linear_in_the_targets(loss: str) -> None:
 # Threads ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_same_bits_for_any_number_of_threads(loss: str, kind: str) -> None:
+def test_same_bits_for_any_number_of_threads(
+    loss: str, kind: str, set_threads: Callable[[int], None]
+) -> None:
     rng = np.random.default_rng(6)
     z = rng.normal(0, 4, (400_000, 5)).astype(np.float32)  # several chunks
     targets: Any = rng.integers(5, size=len(z)) if loss in SOFTMAX else z > 0.5
     if kind == "soft":
         targets = rng.random(z.shape, np.float32)
     found = set()
-    for threads in (1, 2, 3, 1, 3):
-        crossent.set_num_threads(threads)
+    for count in (1, 2, 3, 1, 3):
+        set_threads(count)
         found.add(tuple(map(bits, LOSSES[loss]().value_and_grad(z, targets))))
     assert len(found) == 1
 

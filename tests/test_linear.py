@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import doctest
 import tracemalloc
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -373,8 +374,10 @@ def peak(call: Any) -> int:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("kind", ["indices", "some ignored", "dense", "top"])
-def test_memory_stays_within_the_budget(kind: str, dtype: Any, threads: None) -> None:
-    crossent.set_num_threads(1)  # a helper that was not needed lets go of its arrays late
+def test_memory_stays_within_the_budget(
+    kind: str, dtype: Any, set_threads: Callable[[int], None]
+) -> None:
+    set_threads(1)  # a helper that was not needed lets go of its arrays late
     n, d, v, budget = 1200, 32, 4000, 1 << 20
     x, w = RNG.normal(size=(n, d)).astype(dtype), RNG.normal(size=(v, d)).astype(dtype)
     y: Any = RNG.integers(v, size=n)
@@ -394,14 +397,16 @@ def test_memory_stays_within_the_budget(kind: str, dtype: Any, threads: None) ->
     assert peak(lambda: loss(x, w, y)) <= 1.9 * budget + checked
 
 
-def test_the_same_bits_every_time_and_with_any_number_of_threads(threads: None) -> None:
+def test_the_same_bits_every_time_and_with_any_number_of_threads(
+    set_threads: Callable[[int], None],
+) -> None:
     x, w = RNG.normal(size=(300, 16)), RNG.normal(size=(3000, 16))
     y = RNG.integers(3000, size=300)
     for tolerance in (None, 1e-2):
         loss = crossent.LinearCrossEntropy(memory_budget="1MB", filter_tolerance=tolerance)
         found = []
         for number in (1, 2, 2, 3):
-            crossent.set_num_threads(number)
+            set_threads(number)
             value, each = loss.value_and_grad(3 * x, w, y)
             found.append((value.tobytes(), each.features.tobytes(), each.weight.tobytes()))
         assert len(set(found)) == 1

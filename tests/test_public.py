@@ -145,6 +145,7 @@ LAYERS = (
         "row_space",
         "separation",
         "checkpoint",
+        "training",
         "sklearn",
         "encoding",
     ),

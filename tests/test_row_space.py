@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
 
-import crossent
-from crossent import model_file, sklearn
+from crossent import model_file, training
 from crossent.checkpoint import Checkpoint
 from crossent.distributed import Alone
 from crossent.layer import Block
@@ -44,12 +45,12 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the searches in the row space that are made, with where each was led."""
     made: list[Any] = []
 
-    class Seen(sklearn.RowSearch):
+    class Seen(training.RowSearch):
         def run(self, tol: float, max_iter: int) -> Any:
             made.append(self)
             return super().run(tol, max_iter)
 
-    monkeypatch.setattr(sklearn, "RowSearch", Seen)
+    monkeypatch.setattr(training, "RowSearch", Seen)
     return made
 
 
@@ -62,7 +63,7 @@ class Shared(Alone):
 def by_other_ways(X: Any, y: Any, weight: Any = None, **options: Any) -> CrossEntropyClassifier:
     """Return the classifier found among the parameters themselves, as for rows read again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sklearn, "in_row_space", lambda *_: False)
+        patch.setattr(training, "in_row_space", lambda *_: False)
         return CrossEntropyClassifier(**{"tol": 1e-10, **options}).fit(X, y, weight)
 
 
@@ -95,7 +96,7 @@ def test_it_finds_the_minimum(
     away, penalised = np.abs((found.coef_ - least.coef_) * scale), np.abs(least.coef_ * scale)
     assert away.max() < 3e-4 * penalised.max()
     assert found.intercept_ == pytest.approx(least.intercept_, abs=2e-4)
-    assert found.loss_history_[-1] == pytest.approx(least.loss_history_[-1], abs=2e-8)
+    assert found.loss_history_[-1] == pytest.approx(least.loss_history_[-1], abs=4e-8)
     assert (np.diff(found.loss_history_) <= 0).all()
     assert (found.n_iter_, found.coef_.dtype) == (len(found.loss_history_) - 1, np.float64)
 
@@ -151,12 +152,12 @@ def test_what_float32_does_not_hold_is_left_to_newton(scale: float, l2: float) -
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_any_number_of_threads_gives_the_same_bits(
-    searches: list[Any], dtype: Any, threads: None
+    searches: list[Any], dtype: Any, set_threads: Callable[[int], None]
 ) -> None:
     X, y = table(3000, 9000, 5, dtype)
     bits = set()
     for count in (1, 2, 5):
-        crossent.set_num_threads(count)
+        set_threads(count)
         bits.add(CrossEntropyClassifier().fit(X, y).coef_.tobytes())
     assert len(bits) == 1
     assert len(searches) == 3
@@ -165,7 +166,7 @@ def test_any_number_of_threads_gives_the_same_bits(
 
 def test_the_last_iteration_allowed(searches: list[Any]) -> None:
     X, y = table()
-    with pytest.warns(sklearn.ConvergenceWarning, match="max_iter reached"):
+    with pytest.warns(ConvergenceWarning, match="max_iter reached"):
         found = CrossEntropyClassifier(max_iter=2).fit(X, y)
     assert (found.n_iter_, len(found.loss_history_)) == (2, 3)
     assert searches[0].reason == found.stop_reason_

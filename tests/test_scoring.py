@@ -200,11 +200,13 @@ def test_not_more_than_ten_positions_are_kept() -> None:
 
 
 @pytest.mark.parametrize("outputs", scoring.OUTPUTS)
-def test_the_same_bits_with_any_number_of_threads(outputs: str, threads: None) -> None:
+def test_the_same_bits_with_any_number_of_threads(
+    outputs: str, set_threads: Callable[[int], None]
+) -> None:
     z, p, y = draw(200_000, 10, spread=1.0)
     found = []
     for count in (1, 2, 5):
-        crossent.set_num_threads(count)
+        set_threads(count)
         given = p if outputs == "probabilities" else z
         found.append(score_batches([(given, y)], outputs).values.tobytes())
     assert len(set(found)) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tracemalloc
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from threadpoolctl import threadpool_info
 
-import crossent
 from crossent import model_file, reference
 from crossent.search import Progress
 from crossent.sklearn import SEPARABLE, CrossEntropyClassifier
@@ -245,7 +245,9 @@ def test_wide_features_go_by_newton_to_the_same_minimum(loss: str) -> None:
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_any_number_of_threads_gives_the_same_bits(wide: bool, threads: None) -> None:
+def test_any_number_of_threads_gives_the_same_bits(
+    wide: bool, set_threads: Callable[[int], None]
+) -> None:
     X, y = rows(n=30_000, columns=40)
     if wide:
         random = np.random.default_rng(0)
@@ -253,7 +255,7 @@ def test_any_number_of_threads_gives_the_same_bits(wide: bool, threads: None) ->
         y = random.integers(3, size=60_000)
     bits = set()
     for count in (1, 2, 5):
-        crossent.set_num_threads(count)
+        set_threads(count)
         bits.add(CrossEntropyClassifier().fit(X, y).coef_.tobytes())
     assert len(bits) == 1
 
@@ -640,6 +642,28 @@ def test_features_must_be_finite(value: float) -> None:
     X[2, 1] = value
     with pytest.raises(ValueError, match="Input X contains"):
         CrossEntropyClassifier().fit(X, [0, 1, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("array", "position", "value", "message"),
+    [
+        ("indices", 3, 5, "X.indices is 5 at position 3; it must be at least 0 and less than 5"),
+        ("indices", 0, -1, "X.indices is -1 at position 0; it must be at least 0 and less than 5"),
+        ("indptr", 2, 9, "X.indptr is 9 at position 2 and 3 at position 3; it must not fall"),
+    ],
+)
+@pytest.mark.parametrize("call", ["fit", "fit_batches", "partial_fit", "predict", "cross_entropy"])
+def test_sparse_features_lie_within_their_shape(
+    array: str, position: int, value: int, message: str, call: str
+) -> None:
+    X, y = sparse.csr_matrix(np.eye(4, 5)), np.array([0, 1, 1, 0])
+    model = CrossEntropyClassifier().fit(X, y)
+    before = model.coef_.copy()
+    getattr(X, array)[position] = value
+    arguments = {"predict": (X,), "fit_batches": ([(X, y)], [0, 1])}.get(call, (X, y))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        getattr(model, call)(*arguments)
+    assert np.array_equal(model.coef_, before)
 
 
 def test_partial_fit_wants_its_classes_first_and_no_others_later() -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
@@ -46,13 +46,6 @@ def digests(seeds: range) -> list[str]:
     """Return the digests of several seeds, computed by as many threads at once."""
     with ThreadPoolExecutor(len(seeds)) as pool:
         return list(pool.map(digest, seeds, timeout=LIMIT))
-
-
-@pytest.fixture
-def number_of_threads() -> Iterator[Callable[[int], None]]:
-    before = crossent.get_num_threads()
-    yield crossent.set_num_threads
-    crossent.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +87,12 @@ def _bits(results: tuple[Any, ...]) -> list[bytes]:
     return [np.asarray(result).tobytes() for result in results]
 
 
-def test_results_have_the_same_bits_for_any_number_of_threads(
-    calls: dict[str, Callable[[], Any]], number_of_threads: Callable[[int], None]
+def test_results_have_the_same_bits_for_any_set_threads(
+    calls: dict[str, Callable[[], Any]], set_threads: Callable[[int], None]
 ) -> None:
     results = []
     for count in (1, 2, 3, 4):
-        number_of_threads(count)
+        set_threads(count)
         results.append({name: _bits(call()) for name, call in calls.items()})
     assert results[1:] == results[:1] * 3
 
@@ -109,28 +102,28 @@ def test_the_digest_sees_a_single_bit(alone: list[str]) -> None:
 
 
 def test_concurrent_callers_get_what_one_alone_gets(
-    alone: list[str], number_of_threads: Callable[[int], None]
+    alone: list[str], set_threads: Callable[[int], None]
 ) -> None:
-    number_of_threads(4)
+    set_threads(4)
     for _ in range(3):
         assert digests(range(SEED, SEED + 4)) == alone
 
 
 def test_the_number_of_threads_may_change_under_concurrent_callers(
-    alone: list[str], number_of_threads: Callable[[int], None]
+    alone: list[str], set_threads: Callable[[int], None]
 ) -> None:
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(digest, seed) for seed in range(SEED, SEED + 4)]
         for count in (3, 1, 4, 2) * 5:
-            number_of_threads(count)
+            set_threads(count)
             time.sleep(0.002)
         assert [future.result(timeout=LIMIT) for future in futures] == alone
 
 
 def test_helpers_keep_off_the_processor_of_their_caller(
-    number_of_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    set_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number_of_threads(3)
+    set_threads(3)
     allowed = os.sched_getaffinity(0)
     z = np.zeros((2600, 1000), np.float32)
     labels = np.zeros(2600, int)
@@ -157,9 +150,9 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 
 def test_threads_work_side_by_side_and_no_more_than_asked_for(
-    number_of_threads: Callable[[int], None],
+    set_threads: Callable[[int], None],
 ) -> None:
-    number_of_threads(3)
+    set_threads(3)
     seen = set()
     meeting = threading.Barrier(3)
 
@@ -174,8 +167,8 @@ def test_threads_work_side_by_side_and_no_more_than_asked_for(
     assert len(seen) == 3
 
 
-def test_an_error_of_a_helper_reaches_the_caller(number_of_threads: Callable[[int], None]) -> None:
-    number_of_threads(2)
+def test_an_error_of_a_helper_reaches_the_caller(set_threads: Callable[[int], None]) -> None:
+    set_threads(2)
     caller = threading.get_ident()
     failed = threading.Event()
 
@@ -190,9 +183,9 @@ def test_an_error_of_a_helper_reaches_the_caller(number_of_threads: Callable[[in
 
 
 def test_an_interrupted_call_leaves_nobody_writing(
-    number_of_threads: Callable[[int], None],
+    set_threads: Callable[[int], None],
 ) -> None:
-    number_of_threads(2)
+    set_threads(2)
     caller = threading.get_ident()
     begun = threading.Event()
     written = []
@@ -411,9 +404,7 @@ def test_one_thread_by_environment(alone: list[str]) -> None:
         ({"CROSSENT_NUM_THREADS": "", "OMP_NUM_THREADS": "4,2"}, threads._default_threads()),
     ],
 )
-def test_the_environment_sets_the_number_of_threads(
-    environment: dict[str, str], count: int
-) -> None:
+def test_the_environment_sets_the_set_threads(environment: dict[str, str], count: int) -> None:
     assert run("count_threads", **environment) == [str(count)]
 
 

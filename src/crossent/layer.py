@@ -324,6 +324,11 @@ def scores_of(features: Any, weights: Array, bias: Array) -> Array:
     return scores
 
 
+def parameters_of(weights: Float64, bias: Float64, origin: Float64) -> Float64:
+    """Return a layer (J, D) and (J,) as an objective has it, its scores taken at an origin."""
+    return np.vstack([weights.T, bias + weights @ origin])
+
+
 def outputs_of(loss: Any, scores: Array) -> Float64:
     """Return what the loss's activation makes of some scores: too few to compile a kernel for."""
     return np.asarray(getattr(reference, loss.activation_name)(scores))

@@ -174,7 +174,7 @@ class RowSearch(Descent):
         pull, stretch, slope, square = self._over_rows(self._turn, 4).tolist()
         if self.iterations == 0:
             self._suppose(square / (self._unit * self._task.rows.count) + stretch, slope)
-        step = float(np.float32(self._flat(pull, stretch, slope + pull)))  # as vectors take it
+        step = self._flat(pull, stretch, slope + pull)
         if step > 0:
             self._go(step)
             self._cost += step * (pull + step / 2 * stretch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -60,7 +61,7 @@ class _Trial(NamedTuple):
     length: float  # of the gradient
 
 
-class Descent:
+class Descent(ABC):
     """What is kept of a way down, and told of it.
 
     After it: `history` (the objective at the start and after each iteration) and `reason`, why it
@@ -76,6 +77,10 @@ class Descent:
     def iterations(self) -> int:
         """Return how many iterations were made."""
         return max(0, len(self.history) - 1)
+
+    @abstractmethod
+    def layer(self) -> tuple[Float64, Float64]:
+        """Return the weights (J, D) and biases (J,) that it has led to."""
 
     def report(
         self,
@@ -130,7 +135,7 @@ class Search(Descent):
         return self._best.parameters
 
     def layer(self) -> tuple[Float64, Float64]:
-        """Return the weights (J, D) and biases (J,) of the best parameters."""
+        """Return the weights and biases of the best parameters."""
         weights, bias = self.objective.affine(self.parameters)
         return np.ascontiguousarray(weights.T), bias
 

@@ -1,8 +1,7 @@
 """A scikit-learn classifier: one layer of neurons trained by cross-entropy.
 
 What is scikit-learn's lies here: options, attributes, conventions. The rows it learns from are in
-`crossent.task`, the objective in `crossent.layer`, the way down in `crossent.search`, the errors in
-`crossent.losses`.
+`crossent.task`, the way down is found by `crossent.training`, the errors are in `crossent.losses`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import (
@@ -27,9 +27,9 @@ from crossent.checkpoint import Checkpoint
 from crossent.curvature import Memory
 from crossent.distributed import ALONE, Alone
 from crossent.layer import Array, Block, Float64
-from crossent.row_space import RowSearch, in_row_space
-from crossent.search import Progress, Search
+from crossent.search import Progress
 from crossent.task import Blocks, Coded, Each, Task, survey_of
+from crossent.training import Goal, descend
 
 SEPARABLE = "separable: the loss has no minimum"
 
@@ -181,7 +181,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         task = self._task([self._coded(X, y, weight)])
         memory, start = task.new_memory(self.standardize), None
         if self.warm_start and np.array_equal(before.get("classes_", []), self.classes_):
-            last = self._parameters(memory.origin)
+            last = layer.parameters_of(self.coef_, self.intercept_, memory.origin)
             start = last if last.shape == (task.rows.columns + 1, self._outputs) else None
         return self._learn(task, memory, start)
 
@@ -264,7 +264,8 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         task = self._task([self._coded(X, y, weight)])
         if first:
             return self._learn(task, task.new_memory(self.standardize))
-        return self._learn(task, self._memory, self._parameters(self._memory.origin))
+        last = layer.parameters_of(self.coef_, self.intercept_, self._memory.origin)
+        return self._learn(task, self._memory, last)
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, Array]:
         """Return features, and labels or an indicator matrix of as many rows."""
@@ -352,53 +353,27 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         checkpoint: Checkpoint | None = None,
     ) -> Self:
         """Search for the minimum, by default from no weights, and store it with what led there."""
-        l2 = checks.number("l2", self.l2, 0.0, np.inf)
-        tol = checks.number("tol", self.tol, 0.0, np.inf, open_low=True)
-        max_iter = int(
-            checks.number("max_iter", checks.whole_number("max_iter", self.max_iter), 1, np.inf)
-        )
         report = None if self.callback is None and checkpoint is None else self._report(checkpoint)
-        self.stop_reason_, self.loss_history_ = "", np.empty(0)
-        if checkpoint is None and in_row_space(task.rows, l2, start):
-            self._take(RowSearch(task, memory, l2, report).run(tol, max_iter))
-            start = None if self.stop_reason_ else self._parameters(memory.origin)
-        if not self.stop_reason_:
-            self._take(self._search(task, memory, start, checkpoint, report).run(tol, max_iter))
+        way = descend(task, memory, self._goal(), start, report, checkpoint)
         if checkpoint is not None:
             checkpoint.write()
+        self.coef_, self.intercept_ = way.layer()
+        self.n_iter_, self.stop_reason_ = way.iterations, way.reason
+        self.loss_history_ = np.array(way.history)
         self._judge(task)
         taught = task.loss, task.rows, task.total, self.coef_.T, self.intercept_
         self._memory = memory.and_rows(*taught)
         return self
 
-    def _search(
-        self,
-        task: Task,
-        memory: Memory,
-        start: Float64 | None,
-        checkpoint: Checkpoint | None,
-        report: Callable[[Progress], object] | None,
-    ) -> Search:
-        """Return the search among the parameters themselves; it goes on where one has begun."""
-        if start is None:
-            start = np.vstack([np.zeros((task.rows.columns, self._outputs)), task.start()])
-        total = memory.weight + task.total
-        prior = memory.prior(self.l2, start, total)
-        objective = layer.Objective(task.loss, task.rows, total, memory.origin, prior)
-        precision = prior.precision.mean(axis=1)
-        coordinates = task.coordinates(memory.origin, precision[:-1], float(precision[-1]))
-        asked = objective if checkpoint is None else checkpoint.around(objective, self._job(start))
-        return Search(asked, coordinates, start, report, self.loss_history_.tolist())
-
-    def _take(self, search: Search | RowSearch) -> None:
-        """Store where a search has led."""
-        self.coef_, self.intercept_ = search.layer()
-        self.n_iter_, self.stop_reason_ = search.iterations, search.reason
-        self.loss_history_ = np.array(search.history)
-
-    def _job(self, start: Float64) -> dict[str, Any]:
-        """Return what a checkpoint is of."""
-        return {"l2": float(self.l2), "loss": self.loss_, "parameters": list(start.shape)}
+    def _goal(self) -> Goal:
+        """Return what the options ask for."""
+        max_iter = checks.whole_number("max_iter", self.max_iter)
+        return Goal(
+            self.loss_,
+            checks.number("l2", self.l2, 0.0, np.inf),
+            checks.number("tol", self.tol, 0.0, np.inf, open_low=True),
+            int(checks.number("max_iter", max_iter, 1, np.inf)),
+        )
 
     def _report(self, checkpoint: Checkpoint | None) -> Callable[[Progress], object]:
         """Return what takes note of every iteration."""
@@ -431,10 +406,6 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         if separation.separates(task.rows, self.coef_.T, self.intercept_):
             return "the features together"
         return ""
-
-    def _parameters(self, origin: Float64) -> Float64:
-        """Return the layer as `crossent.layer` has it, its scores taken at an origin."""
-        return np.vstack([self.coef_.T, self.intercept_ + self.coef_ @ origin])
 
     # Predicting ---------------------------------------------------------------------------------
 
@@ -498,6 +469,8 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
     def _scores(self, X: Any) -> Array:
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, **_FEATURES)
+        if issparse(X):
+            checks.sparse_rows("X", X)
         return layer.scores_of(X, self.coef_.T, self.intercept_)
 
     def __sklearn_tags__(self) -> Any:

@@ -11,6 +11,7 @@ from scipy import sparse
 from sklearn.utils.validation import assert_all_finite
 
 import crossent
+from crossent import checks
 from crossent.curvature import Coordinates, Memory, centre, coordinates_for, moments
 from crossent.layer import Array, Block, Float64, Rows, blocks_of, nbytes_of, outputs_of
 
@@ -103,6 +104,8 @@ def survey_of(batches: Iterable[Coded], classes: int) -> Survey | None:
     found = None
     for features, codes, weight in batches:
         assert_all_finite(features.data if sparse.issparse(features) else features, input_name="X")
+        if sparse.issparse(features):
+            checks.sparse_rows("X", features)
         totals = _totals(codes, weight, classes)
         count, columns = features.shape
         kind = (features.dtype, sparse.issparse(features), nbytes_of(features))
