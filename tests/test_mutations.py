@@ -48,14 +48,14 @@ MUTANTS = (
     Mutant(
         "the sign of the target's gradient, more classes",
         "kernels/hard_tile.py",
-        "-others[i] * factor[i]",
-        "others[i] * factor[i]",
+        "0.0 - others[i] * factor[i]",
+        "0.0 + others[i] * factor[i]",
         f"{WIDER}[cross_entropy-indices-12]",
     ),
     Mutant(
         "the tail: p - 1 for the target of a confident row",
         "kernels/hard_tile.py",
-        "-others[i] * factor[i]",
+        "0.0 - others[i] * factor[i]",
         "((1.0 - others[i]) - 1.0) * factor[i]",
         f"{WIDER}[cross_entropy-right and certain-12]",
     ),

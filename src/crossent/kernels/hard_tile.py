@@ -19,9 +19,7 @@ from crossent.kernels.tile import (
     LOSS,
     OTHERS,
     PULL,
-    WEIGHT,
     leave_out,
-    load_weights,
     report,
     take_maxima,
 )
@@ -99,14 +97,17 @@ def finish_tile(m, score, own, narrow, others, loss, total):
 
 
 @device
-def weigh_tile(count, scale, lanes):
+def weigh_tile(row_weight, count, scale, lanes):
     """Weigh the losses; turn sums of exponentials into what these are multiplied by.
 
     Return how many rows 0 times their exponentials is not 0 for: those of weight 0 with NaN.
     """
     spoilt = 0
-    for i in range(count):
-        weight, total = lanes[WEIGHT + i], lanes[PULL + i]
+    if not row_weight.size:  # all are 1
+        for i in range(count):
+            lanes[PULL + i] = scale / lanes[PULL + i]
+    for i in range(row_weight.size):
+        weight, total = row_weight[i], lanes[PULL + i]
         spoilt += (weight == 0.0) & (total != total)
         lanes[LOSS + i] = select(weight != 0.0, weight * lanes[LOSS + i], 0.0)
         lanes[PULL + i] = select(weight != 0.0, weight * scale / total, 0.0)
@@ -114,10 +115,10 @@ def weigh_tile(count, scale, lanes):
 
 
 @device
-def put_targets(targets, weight, others, factor, slope, tile):
+def put_targets(targets, others, factor, slope, tile):
     """Put the gradient in the targets' scores, -others * factor, into the tile."""
     for i in range(slope.size):
-        slope[i] = select(weight[i] != 0.0, -others[i] * factor[i], 0.0)  # not -0.0
+        slope[i] = 0.0 - others[i] * factor[i]  # not -0.0
     for i in range(targets.size):
         tile[U64(targets[i]), U64(i)] = slope[i]
 
@@ -156,17 +157,15 @@ def hard_tile(
 ):
     """Report the losses of a tile of scores; turn it into their gradient if that is wanted."""
     m, score, partial, narrow = space[0], space[1], space[2], space[3]
-    weight, others = lanes[WEIGHT : WEIGHT + LINES], lanes[OTHERS : OTHERS + LINES]
-    loss, factor = lanes[LOSS : LOSS + LINES], lanes[PULL : PULL + LINES]
+    others, factor = lanes[OTHERS : OTHERS + LINES], lanes[PULL : PULL + LINES]
     take_maxima(tile, count, m, partial)
     take_targets(targets, tile, score)
-    load_weights(row_weight, count, weight)
     exponentiate_tile(tile, m, None, partial, others, factor, soon)
-    finish_tile(m, score, partial, narrow, others, loss, factor)
-    spoilt = weigh_tile(count, scale, lanes)
-    report(count, 1, lanes, losses)
+    finish_tile(m, score, partial, narrow, others, lanes[LOSS : LOSS + LINES], factor)
+    spoilt = weigh_tile(row_weight, count, scale, lanes)
+    report(count, 1, tile, lanes, losses)
     if gradient.size:
         scale_tile(tile, factor, partial, count)
-        put_targets(targets, weight, others, factor, score, tile)
+        put_targets(targets, others, factor, score, tile)
         if spoilt:
-            leave_out(weight, tile)
+            leave_out(row_weight, tile)

@@ -372,7 +372,7 @@ def mass_tile(
         scores[excluded[i], U64(i)] = -np.inf
     add_others(scores, base, sharpness, tile, near, work, lanes, soon)
     without = finish_mass_tile(count, sharpness, z_loss, scale, tile, lanes)
-    report(count, 2, lanes, losses)
+    report(count, 2, tile, lanes, losses)
     if gradient.size:
         write_gradients(work, targets, gain, base, slope, near, count, lanes, tile)
         put_excluded(excluded, count, slope, lanes, tile)

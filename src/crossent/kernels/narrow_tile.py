@@ -18,9 +18,7 @@ from crossent.kernels.tile import (
     LOSS,
     OTHERS,
     PULL,
-    WEIGHT,
     leave_out,
-    load_weights,
     report,
 )
 
@@ -94,8 +92,7 @@ def narrow_tile(
 ):
     """Report the losses of a tile of scores; turn it into their gradient if that is wanted."""
     right, m, score, raised, own, near = space[0], space[1], space[2], space[3], space[4], space[5]
-    weight, others = lanes[WEIGHT : WEIGHT + LINES], lanes[OTHERS : OTHERS + LINES]
-    loss, factor = lanes[LOSS : LOSS + LINES], lanes[PULL : PULL + LINES]
+    others, factor = lanes[OTHERS : OTHERS + LINES], lanes[PULL : PULL + LINES]
     lower = lowering(tile)
     for i in range(count):
         right[i] = targets[i]
@@ -104,14 +101,12 @@ def narrow_tile(
         take_limits(tile, m)
         take_scores(tile, right, m, score)
     take_exponentials(tile, right, m, near, raised, own, soon)
-    finish_rows(m, score, own, raised, lower, others, loss, factor)
-    load_weights(row_weight, count, weight)
-    weigh_tile(count, scale, lanes)
-    report(count, 1, lanes, losses)
+    finish_rows(m, score, own, raised, lower, others, lanes[LOSS : LOSS + LINES], factor)
+    weigh_tile(row_weight, count, scale, lanes)
+    report(count, 1, tile, lanes, losses)
     if gradient.size:
         if take_near(factor, lower, near, count):
             put_slopes(tile, right, raised, factor, lower)
         else:
             put_slopes(tile, right, raised, near, tile.dtype.type(1.0))
-        if row_weight.size:
-            leave_out(weight, tile)
+        leave_out(row_weight, tile)

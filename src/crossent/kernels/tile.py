@@ -54,13 +54,20 @@ def load_weights(row_weight, count, weight):
 
 
 @device
-def report(count, terms, lanes, losses):
-    """Add LOSS, with two terms PENALTY too, to each lane's sums, exactly; store the losses."""
+def report(count, terms, tile, lanes, losses):
+    """Add LOSS, with two terms PENALTY too, to each lane's sums; store the losses.
+
+    Exactly, where float64 is what the tile has: of float32 no digit is lost.
+    """
     for k in range(0, terms * (PENALTY - LOSS), PENALTY - LOSS):
-        for i in range(count):
-            total, lost = lanes[LOSS_SUM + k + i], lanes[LOSS_LOST + k + i]
-            total, lost = add_exactly(total, lost, lanes[LOSS + k + i])
-            lanes[LOSS_SUM + k + i], lanes[LOSS_LOST + k + i] = total, lost
+        if tile.itemsize == 8:
+            for i in range(count):
+                total, lost = lanes[LOSS_SUM + k + i], lanes[LOSS_LOST + k + i]
+                total, lost = add_exactly(total, lost, lanes[LOSS + k + i])
+                lanes[LOSS_SUM + k + i], lanes[LOSS_LOST + k + i] = total, lost
+        else:
+            for i in range(count):
+                lanes[LOSS_SUM + k + i] += lanes[LOSS + k + i]
     for i in range(losses.size):
         losses[i] = lanes[LOSS + i] + lanes[PENALTY + i]
 
@@ -80,5 +87,5 @@ def leave_out(weight, tile):
     """Let rows of weight 0 have no gradient, whatever their scores hold: 0 times NaN is NaN."""
     for j in range(tile.shape[0]):
         values = tile[j]
-        for i in range(values.size):
+        for i in range(weight.size):
             values[i] = select(weight[i] != 0.0, values[i], tile.dtype.type(0.0))
