@@ -47,20 +47,27 @@ def take_limits(tile, m):
 @device
 def take_exponentials(tile, right, m, partial, others, own, soon):
     """Replace the tile by exp(tile - m), raised; store the right classes', sum the others'."""
-    zero = tile.dtype.type(0.0)
-    others[:] = 0.0
-    for start in range(0, tile.shape[0], FOLD):
-        partial[:] = 0.0
-        for j in range(start, min(start + FOLD, tile.shape[0])):
-            scores, x = tile[j], tile.dtype.type(j)
-            fetch_share(soon, j * LINES)
-            for i in range(m.size):
-                e = raised_exp(scores[i], m[i])
-                own[i] = select(right[i] == x, e, own[i])
-                partial[i] += select(right[i] == x, zero, e)
-                scores[i] = e
+    classes = tile.shape[0]
+    take_few(tile, 0, min(FOLD, classes), right, m, others, own, soon)
+    for start in range(FOLD, classes, FOLD):
+        take_few(tile, start, min(start + FOLD, classes), right, m, partial, own, soon)
         for i in range(m.size):
             others[i] += partial[i]
+
+
+@device
+def take_few(tile, start, stop, right, m, others, own, soon):
+    """Do so for some classes."""
+    zero = tile.dtype.type(0.0)
+    others[:] = 0.0
+    for j in range(start, stop):
+        scores, x = tile[j], tile.dtype.type(j)
+        fetch_share(soon, j * LINES)
+        for i in range(m.size):
+            e = raised_exp(scores[i], m[i])
+            own[i] = select(right[i] == x, e, own[i])
+            others[i] += select(right[i] == x, zero, e)
+            scores[i] = e
 
 
 @device
