@@ -54,6 +54,22 @@ def test_vocabulary(dtype: str, loss: str, kind: str) -> None:
     assert (found.gradient_terms if terms else found.gradient) <= BOUND[dtype]
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("classes", [2, 3, 4, 8, 10, 16, 100, 200])
+def test_of_many_rows_none_is_far_off(classes: int, weighted: bool) -> None:
+    """The worst of a million gradients, which the few rows that mpmath looks at may not hold."""
+    rng = np.random.default_rng(classes)
+    z = rng.normal(0, 5, (1_000_000 // classes, classes)).astype(np.float32)
+    y = rng.integers(classes, size=len(z))
+    weight = 10 ** rng.uniform(-25, 3, len(z)) if weighted else None
+    normalizer = 1.0 if weighted else 720_661.8  # no power of two
+    gradient = crossent.CrossEntropy().value_and_grad(z, y, weight, normalizer)[1]
+    true = crossent.CrossEntropy().value_and_grad(z.astype(np.float64), y, weight, normalizer)[1]
+    normal = np.abs(true) > np.finfo(np.float32).tiny
+    ulp = np.spacing(np.abs(true[normal]).astype(np.float32)).astype(np.float64)
+    assert (np.abs(gradient[normal] - true[normal]) / ulp).max() <= BOUND["float32"]
+
+
 # Sums ---------------------------------------------------------------------------------------------
 
 

@@ -76,8 +76,8 @@ MUTANTS = (
     Mutant(
         "what the difference of two scores rounds away",
         "kernels/elementary.py",
-        "(x - (d - b)) - (m + b)",
-        "m - m",
+        "return two_sum(x, -m)",
+        "return x - m, x - x",
         "test_accuracy.py::test_loss_and_gradient[float32-10-cross_entropy-hard]",
     ),
     Mutant(

@@ -107,24 +107,28 @@ def _log1p_of_share(x):
 
 
 @device
+def two_sum(a, b):
+    """Return a + b and what that rounds away, exactly."""
+    s = a + b
+    near = s - a
+    return s, (a - (s - near)) + (b - near)
+
+
+@device
 def add_exactly(total, lost, x):
-    """Return total + x, and lost plus what that addition rounds away (two-sum), in float64."""
-    s = total + x
-    b = s - total
-    rounded = (total - (s - b)) + (x - b)
-    return s, lost + select(rounded == rounded, rounded, 0.0)  # inf - inf loses nothing
+    """Return total + x, and lost plus what that addition rounds away."""
+    s, rounded = two_sum(total, x)
+    return s, lost + select(rounded == rounded, rounded, type(lost)(0.0))  # inf - inf: nothing
 
 
 @device
 def difference(x, m):
-    """Return d, e with d + e = x - m exactly (two-sum).
+    """Return d, e with d + e = x - m exactly.
 
     x - m is itself rounded, and exp turns an absolute error into a relative one: at a gap of 65
     the rounding alone would cost 50 ulp.
     """
-    d = x - m
-    b = d - x
-    return d, (x - (d - b)) - (m + b)
+    return two_sum(x, -m)
 
 
 @device
@@ -173,7 +177,7 @@ def raised_exp32(d, e):
     """Return exp(d + e) 2**64 for d <= 0 and e far smaller, 0 for d below -131."""
     t = fma(d, F32(1.4426950408889634), SHIFT32)
     k = t - SHIFT32
-    r = fma(k, F32(2.12194440e-4), fma(k, F32(-0.693359375), d)) + e
+    r = fma(k, F32(-0.693359375), d) + fma(k, F32(2.12194440e-4), e)  # the first term is exact
     q = F32(1.3814599015849816e-3)
     q = fma(q, r, F32(8.368716808730813e-3))
     q = fma(q, r, F32(4.166838803155814e-2))

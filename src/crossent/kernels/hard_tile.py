@@ -11,10 +11,11 @@ from crossent.kernels.elementary import (
     exp_of_difference,
     raised_exp_of_scaled,
 )
-from crossent.kernels.intrinsics import magnitude, select
+from crossent.kernels.intrinsics import fma, magnitude, select
 from crossent.kernels.rows import TINY, fetch_share, finish, lowering
 from crossent.kernels.tile import (
     FOLD,
+    LEAST,
     LINES,
     LOSS,
     OTHERS,
@@ -124,32 +125,34 @@ def put_targets(targets, others, factor, slope, tile):
 
 
 @device
-def take_near(factor, lower, near, count):
-    """Store factor * lower in the tile's type; return how many are too small for it."""
+def take_near(factor, lower, near, rest, count):
+    """Store factor * lower in the tile's type, and what that rounds away.
+
+    Return how many are too small for it.
+    """
     tiny = 0
     for i in range(count):
-        near[i] = factor[i] * lower
-        tiny += 0.0 < magnitude(factor[i]) * lower < TINY
+        exact = factor[i] * lower
+        near[i] = exact
+        rest[i] = exact - near[i]
+        tiny += 0.0 < magnitude(exact) < LEAST
     return tiny
 
 
 @device
-def scale_tile(tile, factor, near, count):
+def scale_tile(tile, factor, near, rest, count):
     """Multiply by factor; where it is too small for the tile's type, in float64."""
     lower = lowering(tile)
-    if take_near(factor, lower, near, count):
-        multiply(tile, factor, lower)
+    if take_near(factor, lower, near, rest, count):
+        for j in range(tile.shape[0]):
+            values = tile[j]
+            for i in range(values.size):
+                values[i] = values[i] * (factor[i] * lower)
     else:
-        multiply(tile, near, tile.dtype.type(1.0))
-
-
-@device
-def multiply(tile, factor, lower):
-    """Multiply every row by its factor and by lower."""
-    for j in range(tile.shape[0]):
-        values = tile[j]
-        for i in range(values.size):
-            values[i] = values[i] * (factor[i] * lower)
+        for j in range(tile.shape[0]):
+            values = tile[j]
+            for i in range(values.size):
+                values[i] = fma(values[i], near[i], values[i] * rest[i])
 
 
 def hard_tile(
@@ -165,7 +168,7 @@ def hard_tile(
     spoilt = weigh_tile(row_weight, count, scale, lanes)
     report(count, 1, tile, lanes, losses)
     if gradient.size:
-        scale_tile(tile, factor, partial, count)
+        scale_tile(tile, factor, partial, narrow, count)
         put_targets(targets, others, factor, score, tile)
         if spoilt:
             leave_out(row_weight, tile)

@@ -316,7 +316,7 @@ def write_gradients(work, targets, gain, base, slope, near, count, lanes, tile):
 @device_overload(write_gradients)
 def _write_gradients(work, targets, gain, base, slope, near, count, lanes, tile):
     def without_mass(work, targets, gain, base, slope, near, count, lanes, tile):
-        scale_tile(tile, lanes[PULL : PULL + LINES], near[2], count)
+        scale_tile(tile, lanes[PULL : PULL + LINES], near[2], near[3], count)
 
     def with_mass(work, targets, gain, base, slope, near, count, lanes, tile):
         for j in range(tile.shape[0]):

@@ -8,21 +8,21 @@ the scores' type, so that a comparison gets whole vectors.
 import numpy as np
 
 from crossent.kernels.compiler import device
-from crossent.kernels.elementary import F64, raised_exp
-from crossent.kernels.hard_tile import take_near, weigh_tile
-from crossent.kernels.intrinsics import select
+from crossent.kernels.elementary import F64, add_exactly, raised_exp, two_sum
+from crossent.kernels.intrinsics import fma, magnitude, select
 from crossent.kernels.rows import TINY, fetch_share, finish, largest, limit, lowering
 from crossent.kernels.tile import (
     FOLD,
+    LEAST,
     LINES,
     LOSS,
-    OTHERS,
     PULL,
+    PUSH,
     leave_out,
     report,
 )
 
-SPACE = 6  # rows of scratch that a tile takes beside its own
+SPACE = 8  # rows of scratch that a tile takes beside its own
 
 
 @device
@@ -45,14 +45,18 @@ def take_limits(tile, m):
 
 
 @device
-def take_exponentials(tile, right, m, partial, others, own, soon):
-    """Replace the tile by exp(tile - m), raised; store the right classes', sum the others'."""
+def take_exponentials(tile, right, m, partial, others, lost, own, soon):
+    """Replace the tile by exp(tile - m), raised; store the right classes', sum the others'.
+
+    A few are summed as they come, and then exactly.
+    """
     classes = tile.shape[0]
+    lost[:] = 0.0
     take_few(tile, 0, min(FOLD, classes), right, m, others, own, soon)
     for start in range(FOLD, classes, FOLD):
         take_few(tile, start, min(start + FOLD, classes), right, m, partial, own, soon)
         for i in range(m.size):
-            others[i] += partial[i]
+            others[i], lost[i] = add_exactly(others[i], lost[i], partial[i])
 
 
 @device
@@ -71,49 +75,86 @@ def take_few(tile, start, stop, right, m, others, own, soon):
 
 
 @device
-def finish_rows(m, score, own, raised, lower, others, loss, total):
-    """Store losses, the others' sums and those of all exponentials, in a loop for each type."""
+def finish_rows(m, score, own, others, lost, lower, loss):
+    """Store losses; add to own, exactly, what makes it the sum of all exponentials."""
     near = own.dtype.type(lower)
     for i in range(m.size):
-        own[i] *= near
-        score[i] = finish(m[i] - score[i], raised[i] * near, own[i])
+        others[i], lost[i] = two_sum(others[i], lost[i])
+        rest, alone = others[i] * near, own[i] * near
+        score[i] = finish(m[i] - score[i], rest, alone)
+        own[i], lost[i] = add_exactly(rest, lost[i] * near, alone)
     for i in range(m.size):
-        others[i] = raised[i] * lower
-        total[i] = others[i] + own[i]
-        loss[i] = select(others[i] < TINY, others[i], F64(score[i]))
+        rest = others[i] * lower
+        loss[i] = select(rest < TINY, rest, F64(score[i]))
 
 
 @device
-def put_slopes(tile, right, others, factor, lower):
-    """Replace exponentials by the gradient: lowered, times factor, those of right classes too."""
+def weigh_losses(row_weight, loss):
+    """Multiply losses by weights, if there are any; 0 times what is not finite is 0."""
+    for i in range(row_weight.size):
+        loss[i] = select(row_weight[i] != 0.0, row_weight[i] * loss[i], 0.0)
+
+
+@device
+def take_factors(row_weight, scale, total, lost, factor, rest):
+    """Store scale / (total + lost), weighed, as a factor and the rest that it lacks.
+
+    Return whether that is too little for the type that it gets.
+    """
+    tiny = 0
+    if not row_weight.size:
+        for i in range(factor.size):
+            factor[i], rest[i] = divide(scale, total[i], lost[i], factor)
+        return 0.0 < magnitude(scale) < LEAST
+    for i in range(row_weight.size):
+        factor[i], rest[i] = divide(row_weight[i] * scale, total[i], lost[i], factor)
+        tiny += 0.0 < magnitude(row_weight[i] * scale) < LEAST
+    return tiny > 0
+
+
+@device
+def divide(a, total, lost, like):
+    """Return a / (total + lost) in the type of an array, and what it lacks of that."""
+    kind = like.dtype.type
+    near, total = kind(a), kind(total)
+    quotient = near / total
+    lacking = fma(-quotient, kind(lost), fma(-quotient, total, near)) + kind(a - near)
+    return quotient, select(lacking == lacking, lacking / total, kind(0.0))  # inf - inf: nothing
+
+
+@device
+def put_slopes(tile, right, others, factor, rest):
+    """Replace exponentials by the gradient: times factor + rest, those of right classes too."""
     zero = tile.dtype.type(0.0)
     for j in range(tile.shape[0]):
         slopes, x = tile[j], tile.dtype.type(j)
         for i in range(others.size):
             slope = select(right[i] == x, zero - others[i], slopes[i])
-            slopes[i] = slope * (factor[i] * lower)
+            slopes[i] = fma(type(factor[i])(slope), factor[i], slope * rest[i])
 
 
 def narrow_tile(
     tile, targets, row_weight, options, scale, count, losses, gradient, space, lanes, soon
 ):
     """Report the losses of a tile of scores; turn it into their gradient if that is wanted."""
-    right, m, score, raised, own, near = space[0], space[1], space[2], space[3], space[4], space[5]
-    others, factor = lanes[OTHERS : OTHERS + LINES], lanes[PULL : PULL + LINES]
-    lower = lowering(tile)
+    right, m, score, others, own = space[0], space[1], space[2], space[3], space[4]
+    lost, factor, rest = space[5], space[6], space[7]
+    loss, lower = lanes[LOSS : LOSS + LINES], lowering(tile)
     for i in range(count):
         right[i] = targets[i]
     take_scores(tile, right, m, score)
     if largest(m[:count]) == np.inf:
         take_limits(tile, m)
         take_scores(tile, right, m, score)
-    take_exponentials(tile, right, m, near, raised, own, soon)
-    finish_rows(m, score, own, raised, lower, others, lanes[LOSS : LOSS + LINES], factor)
-    weigh_tile(row_weight, count, scale, lanes)
+    take_exponentials(tile, right, m, factor, others, lost, own, soon)
+    finish_rows(m, score, own, others, lost, lower, loss)
+    weigh_losses(row_weight, loss)
     report(count, 1, tile, lanes, losses)
     if gradient.size:
-        if take_near(factor, lower, near, count):
-            put_slopes(tile, right, raised, factor, lower)
+        if take_factors(row_weight, scale * lower, own, lost, factor, rest):
+            wide, more = lanes[PULL : PULL + LINES], lanes[PUSH : PUSH + LINES]
+            take_factors(row_weight, scale * lower, own, lost, wide, more)
+            put_slopes(tile, right, others, wide, more)
         else:
-            put_slopes(tile, right, raised, near, tile.dtype.type(1.0))
+            put_slopes(tile, right, others, factor, rest)
         leave_out(row_weight, tile)

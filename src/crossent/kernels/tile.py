@@ -11,7 +11,8 @@ from crossent.kernels.elementary import add_exactly
 from crossent.kernels.intrinsics import select
 from crossent.kernels.rows import largest, limit
 
-FOLD = 4  # classes summed in their own type and then in float64: each addition costs half an ulp
+FOLD = 2  # classes summed in their own type and then exactly: each addition costs half an ulp
+LEAST = 2.0**-96  # a factor that float32 holds to 30 more bits than its own, with a rest
 LINES = 240  # whole vectors, but no power of two: columns of one would crowd a few cache sets
 
 # What formulas read and write for each row of a tile lies in one array, in stretches that begin
