@@ -96,19 +96,20 @@ def weigh_losses(row_weight, loss):
 
 
 @device
-def take_factors(row_weight, scale, total, lost, factor, rest):
-    """Store scale / (total + lost), weighed, as a factor and the rest that it lacks.
+def take_factors(row_weight, scale, lower, total, lost, factor, rest):
+    """Store scale * lower / (total + lost), weighed, as a factor and the rest that it lacks.
 
     Return whether that is too little for the type that it gets.
     """
     tiny = 0
     if not row_weight.size:
         for i in range(factor.size):
-            factor[i], rest[i] = divide(scale, total[i], lost[i], factor)
-        return 0.0 < magnitude(scale) < LEAST
+            factor[i], rest[i] = divide(scale * lower, total[i], lost[i], factor)
+        return 0.0 < magnitude(scale * lower) < LEAST
     for i in range(row_weight.size):
-        factor[i], rest[i] = divide(row_weight[i] * scale, total[i], lost[i], factor)
-        tiny += 0.0 < magnitude(row_weight[i] * scale) < LEAST
+        pull = row_weight[i] * scale * lower  # the smallest comes last
+        factor[i], rest[i] = divide(pull, total[i], lost[i], factor)
+        tiny += 0.0 < magnitude(pull) < LEAST
     return tiny > 0
 
 
@@ -151,9 +152,9 @@ def narrow_tile(
     weigh_losses(row_weight, loss)
     report(count, 1, tile, lanes, losses)
     if gradient.size:
-        if take_factors(row_weight, scale * lower, own, lost, factor, rest):
+        if take_factors(row_weight, scale, lower, own, lost, factor, rest):
             wide, more = lanes[PULL : PULL + LINES], lanes[PUSH : PUSH + LINES]
-            take_factors(row_weight, scale * lower, own, lost, wide, more)
+            take_factors(row_weight, scale, lower, own, lost, wide, more)
             put_slopes(tile, right, others, wide, more)
         else:
             put_slopes(tile, right, others, factor, rest)
