@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from crossent.cli import group
 from crossent.cli.group import COMMANDS, commands
 
-TRIES = 5  # to meet a time: it is processor time, but others may crowd the caches
+TRIES = 9  # to meet a time: it is processor time, but others may crowd the caches
 
 
 def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -26,14 +26,21 @@ def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, timeout=120, **options)
 
 
-def test_help_starts_in_less_than_0_3_seconds() -> None:
-    times = []
+def processor_seconds(*arguments: str) -> float:
+    """Return what a Python of its own spends on a program."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert subprocess.run([sys.executable, *arguments], capture_output=True).returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_help_takes_little_longer_than_what_it_imports() -> None:
+    """0.3 s in all, of which NumPy and click take 0.2 where the machine is not slow itself."""
+    whole, imports = [], []
     for _ in range(TRIES):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert run("--help").returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(times) < 0.3
+        whole.append(processor_seconds("-m", "crossent", "--help"))
+        imports.append(processor_seconds("-c", "import numpy, click"))
+    assert min(whole) - min(imports) < 0.1
 
 
 def test_help_imports_nothing_heavy() -> None:
