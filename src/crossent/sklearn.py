@@ -27,7 +27,7 @@ from crossent.checkpoint import Checkpoint
 from crossent.curvature import Memory
 from crossent.distributed import ALONE, Alone
 from crossent.layer import Array, Block, Float64
-from crossent.search import Progress
+from crossent.search import Descent, Progress
 from crossent.task import Blocks, Coded, Each, Task, survey_of
 from crossent.training import Goal, descend
 
@@ -354,16 +354,19 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
     ) -> Self:
         """Search for the minimum, by default from no weights, and store it with what led there."""
         report = None if self.callback is None and checkpoint is None else self._report(checkpoint)
-        way = descend(task, memory, self._goal(), start, report, checkpoint)
+        self._take(descend(task, memory, self._goal(), start, report, checkpoint))
         if checkpoint is not None:
             checkpoint.write()
-        self.coef_, self.intercept_ = way.layer()
-        self.n_iter_, self.stop_reason_ = way.iterations, way.reason
-        self.loss_history_ = np.array(way.history)
         self._judge(task)
         taught = task.loss, task.rows, task.total, self.coef_.T, self.intercept_
         self._memory = memory.and_rows(*taught)
         return self
+
+    def _take(self, way: Descent) -> None:
+        """Store where a way has led; what it held besides is given back with it."""
+        self.coef_, self.intercept_ = way.layer()
+        self.n_iter_, self.stop_reason_ = way.iterations, way.reason
+        self.loss_history_ = np.array(way.history)
 
     def _goal(self) -> Goal:
         """Return what the options ask for."""
