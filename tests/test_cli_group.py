@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,13 +35,13 @@ def processor_seconds(*arguments: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_help_takes_little_longer_than_what_it_imports() -> None:
-    """0.3 s in all, of which NumPy and click take 0.2 where the machine is not slow itself."""
+def test_help_starts_in_less_than_0_3_seconds() -> None:
+    """Or, on a slow machine, in half as much again as NumPy and click take to import."""
     whole, imports = [], []
     for _ in range(TRIES):
         whole.append(processor_seconds("-m", "crossent", "--help"))
         imports.append(processor_seconds("-c", "import numpy, click"))
-    assert min(whole) - min(imports) < 0.1
+    assert min(whole) < max(0.3, 1.5 * statistics.median(imports))
 
 
 def test_help_imports_nothing_heavy() -> None:
