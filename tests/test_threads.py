@@ -87,7 +87,7 @@ def _bits(results: tuple[Any, ...]) -> list[bytes]:
     return [np.asarray(result).tobytes() for result in results]
 
 
-def test_results_have_the_same_bits_for_any_set_threads(
+def test_results_have_the_same_bits_for_any_number_of_threads(
     calls: dict[str, Callable[[], Any]], set_threads: Callable[[int], None]
 ) -> None:
     results = []
@@ -404,7 +404,9 @@ def test_one_thread_by_environment(alone: list[str]) -> None:
         ({"CROSSENT_NUM_THREADS": "", "OMP_NUM_THREADS": "4,2"}, threads._default_threads()),
     ],
 )
-def test_the_environment_sets_the_set_threads(environment: dict[str, str], count: int) -> None:
+def test_the_environment_sets_the_number_of_threads(
+    environment: dict[str, str], count: int
+) -> None:
     assert run("count_threads", **environment) == [str(count)]
 
 

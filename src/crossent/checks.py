@@ -394,19 +394,19 @@ def labels(value: Any, num_classes: int) -> Array:
     return array
 
 
-def sparse_rows(name: str, rows: Any) -> None:
-    """Raise ValueError unless a CSR matrix is what its shape says; SciPy looks at its ends only."""
+def sparse_rows(rows: Any) -> None:
+    """Raise ValueError unless X, a CSR matrix, is what its shape says; SciPy does not look."""
     starts, columns = rows.indptr, rows.indices
     if (falls := starts[1:] < starts[:-1]).any():
         at = int(falls.argmax())
         raise ValueError(
-            f"{name}.indptr is {starts[at]} at position {at} and {starts[at + 1]} at position "
+            f"X.indptr is {starts[at]} at position {at} and {starts[at + 1]} at position "
             f"{at + 1}; it must not fall"
         )
     if len(columns) and not 0 <= columns.min() <= columns.max() < rows.shape[1]:
         at = int(((columns < 0) | (columns >= rows.shape[1])).argmax())
         raise ValueError(
-            f"{name}.indices is {columns[at]} at position {at}; it must be at least 0 and less "
+            f"X.indices is {columns[at]} at position {at}; it must be at least 0 and less "
             f"than {rows.shape[1]}, the number of columns"
         )
 

@@ -473,7 +473,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, **_FEATURES)
         if issparse(X):
-            checks.sparse_rows("X", X)
+            checks.sparse_rows(X)
         return layer.scores_of(X, self.coef_.T, self.intercept_)
 
     def __sklearn_tags__(self) -> Any:

@@ -105,7 +105,7 @@ def survey_of(batches: Iterable[Coded], classes: int) -> Survey | None:
     for features, codes, weight in batches:
         assert_all_finite(features.data if sparse.issparse(features) else features, input_name="X")
         if sparse.issparse(features):
-            checks.sparse_rows("X", features)
+            checks.sparse_rows(features)
         totals = _totals(codes, weight, classes)
         count, columns = features.shape
         kind = (features.dtype, sparse.issparse(features), nbytes_of(features))

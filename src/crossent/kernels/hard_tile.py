@@ -134,7 +134,7 @@ def take_near(factor, lower, near, rest, count):
     for i in range(count):
         exact = factor[i] * lower
         near[i] = exact
-        rest[i] = exact - near[i]
+        rest[i] = select(magnitude(near[i]) < np.inf, exact - near[i], 0.0)
         tiny += 0.0 < magnitude(exact) < LEAST
     return tiny
 
