@@ -114,6 +114,13 @@ TRICKS = (
         "10 temperature",
     ),
     Trick(
+        "polynomials two coefficients at a time",
+        "half as many products wait for each other; a processor looks only so far ahead",
+        "elementary.py",
+        (("return fma(q, v, fma(a, x, b))", "return fma(fma(q, x, a), x, b)"),),
+        "1000 label smoothing",
+    ),
+    Trick(
         "44 bits of exp for float32 scores with options",
         "float64 is needed for differences, all of its bits are not",
         "elementary.py",

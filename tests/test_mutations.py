@@ -146,8 +146,8 @@ MUTANTS = (
     Mutant(
         "the rows that are ignored",
         "kernels/scan.py",
-        "(row_weight[i] if row_weight.size else 1.0) if taken else 0.0",
-        "(row_weight[i] if row_weight.size else 1.0) if taken else 1.0",
+        "select(taken, row_weight[i] if row_weight.size else 1.0, 0.0)",
+        "select(taken, row_weight[i] if row_weight.size else 1.0, 1.0)",
         f"{CASES}[cross_entropy-ignored]",
     ),
     Mutant(

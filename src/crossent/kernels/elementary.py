@@ -204,21 +204,24 @@ def _exp_of_scaled32(x, m, sharpness, like):
 
 
 @device
+def two_steps(q, x, v, a, b):
+    """Return (q x + a) x + b for v = x**2; in a long polynomial half as many products wait."""
+    return fma(q, v, fma(a, x, b))
+
+
+@device
 def near_exp(d, sharpness):
     """Return exp(sharpness d) for float64 d <= 0 to 44 bits, 0 where that is below 2**-722."""
     scale = sharpness * 1.4426950408889634
     t = fma(d, scale, SHIFT64)
     r = fma(d, scale, SHIFT64 - t)
-    q = 1.0154352419988546e-07
-    q = fma(q, r, 1.3257700226002984e-06)
-    q = fma(q, r, 1.5252940793056786e-05)
-    q = fma(q, r, 0.00015403444171801478)
-    q = fma(q, r, 0.0013333557765226078)
-    q = fma(q, r, 0.009618129175856126)
-    q = fma(q, r, 0.05550410866681488)
-    q = fma(q, r, 0.24022650695748796)
-    q = fma(q, r, 0.6931471805599453)
-    return select(t < SHIFT64 - 722.0, 0.0, fma(q, r, 1.0) * power_at_end(t))
+    v = r * r
+    q = fma(1.0154352419988546e-07, r, 1.3257700226002984e-06)
+    q = two_steps(q, r, v, 1.5252940793056786e-05, 0.00015403444171801478)
+    q = two_steps(q, r, v, 0.0013333557765226078, 0.009618129175856126)
+    q = two_steps(q, r, v, 0.05550410866681488, 0.24022650695748796)
+    q = two_steps(q, r, v, 0.6931471805599453, 1.0)
+    return select(t < SHIFT64 - 722.0, 0.0, q * power_at_end(t))
 
 
 @device
@@ -263,17 +266,13 @@ def exp64_tail(r):
 
 
 def _log1p_of_share32(x):
-    q = F32(2.0729539246347253e-3)
-    q = fma(q, x, F32(-1.3631509433748398e-2))
-    q = fma(q, x, F32(4.19814167686092e-2))
-    q = fma(q, x, F32(-8.307412546027103e-2))
-    q = fma(q, x, F32(1.2467125647313473e-1))
-    q = fma(q, x, F32(-1.6129336760763727e-1))
-    q = fma(q, x, F32(1.989793219067736e-1))
-    q = fma(q, x, F32(-2.4988579031623817e-1))
-    q = fma(q, x, F32(3.333268977681129e-1))
-    q = fma(q, x, F32(-4.9999987290747944e-1))
-    return fma(x * x, q, x)
+    v = x * x
+    q = fma(F32(2.0729539246347253e-3), x, F32(-1.3631509433748398e-2))
+    q = two_steps(q, x, v, F32(4.19814167686092e-2), F32(-8.307412546027103e-2))
+    q = two_steps(q, x, v, F32(1.2467125647313473e-1), F32(-1.6129336760763727e-1))
+    q = two_steps(q, x, v, F32(1.989793219067736e-1), F32(-2.4988579031623817e-1))
+    q = two_steps(q, x, v, F32(3.333268977681129e-1), F32(-4.9999987290747944e-1))
+    return fma(v, q, x)
 
 
 # w = 1 + x is 2**k f with f in [sqrt(1/2), sqrt(2)): before k is cut off its bits, the distance

@@ -139,6 +139,18 @@ def take_near(factor, lower, near, rest, count):
     return tiny
 
 
+def times(value, near, rest):
+    """Return value * (near + rest), where a float64 near lacks nothing."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(times)
+def _times(value, near, rest):
+    if value == types.float64:
+        return lambda value, near, rest: value * near
+    return lambda value, near, rest: fma(value, near, value * rest)
+
+
 @device
 def scale_tile(tile, factor, near, rest, count):
     """Multiply by factor; where it is too small for the tile's type, in float64."""
@@ -152,7 +164,7 @@ def scale_tile(tile, factor, near, rest, count):
         for j in range(tile.shape[0]):
             values = tile[j]
             for i in range(values.size):
-                values[i] = fma(values[i], near[i], values[i] * rest[i])
+                values[i] = times(values[i], near[i], rest[i])
 
 
 def hard_tile(

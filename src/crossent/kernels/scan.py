@@ -1,7 +1,7 @@
 """One look over targets, before anything is computed from them."""
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import add_exactly
+from crossent.kernels.elementary import U64, add_exactly
 from crossent.kernels.intrinsics import reordered_add, select
 from crossent.kernels.rows import BLOCK, sum_of
 
@@ -47,11 +47,10 @@ def block_weight(targets, ignore_index, row_weight, class_weight):
 @device
 def weigh(targets, i, ignore_index, row_weight, class_weight):
     """Return a class, 0 if it is ignored; its row's weight, then 0; and that times the class's."""
-    t = targets[i]
-    taken = t != ignore_index
-    x = t if taken else 0
-    weight = (row_weight[i] if row_weight.size else 1.0) if taken else 0.0
-    return x, weight, weight * class_weight[x] if class_weight.size else weight
+    taken = targets[i] != ignore_index
+    x = select(taken, targets[i], 0)
+    weight = select(taken, row_weight[i] if row_weight.size else 1.0, 0.0)
+    return x, weight, weight * class_weight[U64(x)] if class_weight.size else weight
 
 
 @kernel

@@ -188,7 +188,7 @@ def short_rows(logits, targets, row_weight, options, scale, losses, gradient, su
         )
         if gradient.size:
             turn_out(turned, gradient, start, stop - start)
-    add_lanes(lanes, sums)
+    add_lanes(min(rows, LINES), lanes, sums)
     keep(scratch)
     keep(mass_scratch)
     keep(owned)

@@ -6,7 +6,8 @@ formed by subtraction. For a target y of weight a = pos_weight * y, and b = 1 - 
     binary:    a softplus(-z) + b softplus(z),  derivative b sigmoid(z) - a sigmoid(-z)
     quadratic: r^2 / 2,                         derivative r sigmoid(z) sigmoid(-z)
 
-with r = sigmoid(z) - y = b sigmoid(z) - y sigmoid(-z), so that a hard target never cancels.
+with r = sigmoid(z) - y = b sigmoid(z) - y sigmoid(-z), so that a hard target never cancels. One of
+the two softplus is ln(1 + e), the other, on the wrong side, |z| more.
 Letters: n samples of J outputs. An empty weight array stands for ones, an empty losses (n, J) or
 gradient (n, J) is not wanted.
 """
@@ -43,12 +44,14 @@ def both_sigmoids(z, e):
 @device
 def binary(z, e, a, b):
     """Return the binary cross-entropy and its derivative for masses a on 1 and b on 0."""
-    zero = type(z)(0.0)
-    up, down = both_sigmoids(z, e)
+    zero, one = type(z)(0.0), type(e)(1.0)
+    up = z >= zero
+    wrong, right = select(up, b, a), select(up, a, b)
     rest = log1p_of_share(e)
-    positive = select(a != zero, a * (at_least(-z, zero) + rest), zero)  # 0 * inf = 0
-    negative = select(b != zero, b * (at_least(z, zero) + rest), zero)
-    return positive + negative, fma(b, up, -a * down)
+    loss = right * rest
+    loss = select(wrong != zero, fma(wrong, magnitude(z) + rest, loss), loss)  # 0 * inf = 0
+    slope = fma(-right, e, wrong) / (one + e)
+    return loss, select(up, slope, zero - slope)  # not -0.0
 
 
 @device
@@ -132,8 +135,9 @@ def repeat(values, like):
 def _repeat(values, like):
     def over_and_over(values, like):
         repeated = np.empty_like(like)
-        for i in range(like.size):
-            repeated[i] = values[i % values.size]
+        for start in range(0, like.size, values.size):
+            for j in range(values.size):
+                repeated[start + j] = values[j]
         return repeated
 
     if isinstance(values, types.NoneType):
@@ -156,10 +160,15 @@ def _new_exponentials(logits, pos_weight):
 @device
 def fill_weights(weight, start, outputs, scale, buffer, pull):
     """Lay the weights of the rows from `start` over the outputs of a block."""
-    for i in range(buffer.size // outputs):
-        for j in range(outputs):
-            w = weight[start + i, j % weight.shape[1]]
-            buffer[i * outputs + j], pull[i * outputs + j] = w, w * scale
+    if weight.shape[1] == outputs:
+        each = borrowed(weight).reshape(weight.size)
+        for i in range(buffer.size):
+            w = each[start * outputs + i]
+            buffer[i], pull[i] = w, w * scale
+    else:
+        for i in range(buffer.size // outputs):
+            for j in range(i * outputs, (i + 1) * outputs):
+                buffer[j], pull[j] = weight[start + i, 0], weight[start + i, 0] * scale
 
 
 @kernel

@@ -74,9 +74,9 @@ def report(count, terms, tile, lanes, losses):
 
 
 @device
-def add_lanes(lanes, sums):
+def add_lanes(count, lanes, sums):
     """Add the lanes' losses to sums[0], z-losses to sums[1], what rounding loses to the others."""
-    for i in range(LINES):
+    for i in range(count):
         for k in range(2):
             place = k * (PENALTY - LOSS) + i
             total, lost = lanes[LOSS_SUM + place], lanes[LOSS_LOST + place]
