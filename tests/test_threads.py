@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
@@ -203,6 +204,24 @@ def test_an_interrupted_call_leaves_nobody_writing(
     count = len(written)
     time.sleep(0.1)
     assert len(written) == count <= 2
+
+
+def test_helpers_let_go_of_what_they_worked_on(set_threads: Callable[[int], None]) -> None:
+    set_threads(2)
+    z = np.zeros((2600, 1000), np.float32)
+    alive = weakref.ref(z)
+    crossent.cross_entropy(z, np.zeros(2600, int))
+    del z
+    assert eventually(lambda: alive() is None)
+
+
+def test_helpers_that_are_not_wanted_any_more_go_home(set_threads: Callable[[int], None]) -> None:
+    set_threads(3)
+    crossent.cross_entropy(np.zeros((2600, 1000), np.float32), np.zeros(2600, int))
+    crew = list(threads._crew)
+    assert len(crew) == 2
+    set_threads(2)
+    assert eventually(lambda: not any(helper.is_alive() for helper in crew))
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, "2", True, None])

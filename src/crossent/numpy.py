@@ -221,11 +221,12 @@ def _overwrites(problem: Problem, out: Array) -> bool:
     if np.may_share_memory(out, problem.logits) and out.ctypes.data != problem.logits.ctypes.data:
         return True
     targets, weights = problem.given_targets, problem.given_weights
-    return np.may_share_memory(out, targets) or np.may_share_memory(out, weights)
+    shared = np.may_share_memory(out, targets)
+    return shared or (weights.size > 0 and np.may_share_memory(out, weights))
 
 
 def _store_gradient(problem: Problem, gradient: Any, out: Array) -> None:
-    if np.may_share_memory(gradient, out):
+    if gradient.base is not None:  # it lies in out
         return
     moved = out if out.ndim < 2 else np.moveaxis(out, problem.axis, -1)
     moved[...] = gradient.reshape(moved.shape)

@@ -11,23 +11,23 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # a quarter of what importing this package costs
-    from concurrent.futures import Future, ThreadPoolExecutor
+Job = Callable[[], object]
 
 CHUNK = 1 << 19  # scores, at most: long enough to hide the call, short enough to share out evenly
 LEAST = 1 << 18  # scores, at least: below, waking a helper takes as long as the work
 SHARES = 16  # in how many chunks to cut what is in between
 
-_pool: ThreadPoolExecutor | None = None
-_crew: list[threading.Thread] = []  # of the pool
+_jobs: SimpleQueue[Job | None] = SimpleQueue()  # None sends a helper home
+_crew: list[threading.Thread] = []  # helpers, who wait for jobs
 _avoided = -1  # the processor that the crew keeps off
 _lock = threading.Lock()
 _held: list[Any] = []  # the compiler's lock, while this process forks
@@ -85,12 +85,14 @@ def set_num_threads(threads: int) -> None:
         raise ValueError(f"threads is {threads!r}; it must be a whole number, 1 or more")
     with _lock:
         _threads = threads
-        _forget_pool()
+        for _ in _crew:
+            _jobs.put(None)
+        _forget_crew()
 
 
-def _forget_pool() -> None:
-    global _pool
-    _pool = None
+def _forget_crew() -> None:
+    global _jobs
+    _jobs = SimpleQueue()
     _crew.clear()
 
 
@@ -113,7 +115,7 @@ def _after_fork_in_child() -> None:
     global _lock
     _after_fork()
     _lock = threading.Lock()
-    _forget_pool()
+    _forget_crew()
 
 
 if hasattr(os, "register_at_fork"):
@@ -124,20 +126,23 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def _helpers() -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor
-
-    global _pool
-    with _lock:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(max(1, _threads - 1), "crossent", initializer=_sign_on)
-        return _pool
-
-
-def _sign_on() -> None:
+def _muster(helpers: int) -> None:
+    """Let there be so many helpers at least."""
     global _avoided
-    _crew.append(threading.current_thread())
-    _avoided = -1  # the new one is told with the others
+    if len(_crew) >= helpers:
+        return
+    with _lock:
+        while len(_crew) < helpers:
+            helper = threading.Thread(target=_help, args=(_jobs,), name="crossent", daemon=True)
+            helper.start()
+            _crew.append(helper)
+            _avoided = -1  # the new one is told with the others
+
+
+def _help(jobs: SimpleQueue[Job | None]) -> None:
+    for job in iter(jobs.get, None):
+        job()
+        del job  # and with it a call's arrays
 
 
 @cache
@@ -178,9 +183,9 @@ def sum_over_rows(
 
     By so many threads, by default as many as there are.
     """
-    step = max(1, min(max(rows * columns // SHARES, LEAST), CHUNK) // max(columns, 1))
-    if rows <= step:
+    if rows * columns <= LEAST:
         return _alone(work, rows, width)
+    step = max(1, min(max(rows * columns // SHARES, LEAST), CHUNK) // columns)
     sums = np.zeros((-(-rows // step), width))
     chunks = iter(range(len(sums)))  # shared: whoever is free takes the next
 
@@ -189,13 +194,12 @@ def sum_over_rows(
             start = chunk * step
             work(start, min(start + step, rows), sums[chunk])
 
-    helping = _ask_for_help(take_chunks, min(threads or _threads, len(sums)) - 1)
-    try:
-        take_chunks()
-    finally:
-        for _ in chunks:  # interrupted: leave nothing to the helpers, who would go on writing
-            pass
-        _wait_for(helping)
+    with _help_for(take_chunks, min(threads or _threads, len(sums)) - 1):
+        try:
+            take_chunks()
+        finally:
+            for _ in chunks:  # interrupted: leave nothing to the helpers, who would go on writing
+                pass
     return np.asarray(sums.sum(axis=0))
 
 
@@ -209,17 +213,41 @@ def _alone(
     return sums
 
 
-def _ask_for_help(work: Callable[[], None], helpers: int) -> list[Future[None]]:
+@contextmanager
+def _help_for(job: Job, helpers: int) -> Iterator[None]:
+    """Let helpers do the same job, which ends for all at once.
+
+    In the end wait for those who have begun: who has not will find nothing left.
+    """
+    begun: list[None] = []
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def help_out() -> None:
+        begun.append(None)
+        ended.put(_error_of(job))
+
+    _ask_for_help(help_out, helpers)
     try:
-        _keep_off_caller()
-        return [_helpers().submit(work) for _ in range(helpers)]
-    except RuntimeError:  # no new threads while the interpreter shuts down: do it alone
-        return []
-
-
-def _wait_for(helping: list[Future[None]]) -> None:
-    """Return when no helper is at work any more; raise what stopped one."""
-    begun = [future for future in helping if not future.cancel()]
-    for error in [future.exception() for future in begun]:
+        yield
+    finally:
+        errors = [ended.get() for _ in begun]
+    for error in errors:
         if error is not None:
             raise error
+
+
+def _error_of(job: Job) -> BaseException | None:
+    try:
+        job()
+    except BaseException as error:
+        return error
+    return None
+
+
+def _ask_for_help(job: Job, helpers: int) -> None:
+    jobs = _jobs  # a job for a crew that is sent home meanwhile goes with it
+    with suppress(RuntimeError):  # no new threads while the interpreter shuts down
+        _muster(helpers)
+    _keep_off_caller()
+    for _ in range(min(helpers, len(_crew))):
+        jobs.put(job)
