@@ -313,6 +313,36 @@ def test_the_operator_is_what_it_says(arguments: Any) -> None:
     torch.library.opcheck(torch.ops.crossent.loss.default, arguments)
 
 
+class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    """Writes down which operators are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_who_looks_on_sees_the_operators_and_nobody_another_result(
+    loss: Any, dtype: torch.dtype
+) -> None:
+    z = example(4, 4).to(dtype).detach().requires_grad_()
+    y = probabilities(4, 4).to(dtype).detach()
+    found = [loss(z, y), loss.activation(z)]
+    slopes = [torch.autograd.grad(each.sum(), z)[0] for each in found]
+    with Watch() as watch:
+        watched = [loss(z, y), loss.activation(z)]
+    assert {"crossent::loss", "crossent::activation"} <= watch.seen
+    for plain, seen, slope in zip(found, watched, slopes, strict=True):
+        assert plain.dtype == seen.dtype
+        assert torch.equal(plain, seen)
+        assert torch.equal(slope, torch.autograd.grad(seen.sum(), z)[0])
+
+
 def test_the_other_operators_are_what_they_say() -> None:
     for name in ACTIVATIONS:
         torch.library.opcheck(torch.ops.crossent.activation.default, (example(4, 3), name, -1))
