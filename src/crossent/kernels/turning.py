@@ -20,6 +20,8 @@ from crossent.kernels.intrinsics import intrinsic
 
 MOST = 8  # classes that are picked apart: C classes take C (C - 1) shuffles
 VECTOR = 64  # bytes: smaller registers take a vector in parts
+PAIR = ir.IntType(32)  # two elements of a half type
+ALIGNED = ir.IntType(32)(2)  # bytes: what rows of a half type are
 
 
 def _lanes(array) -> int:
@@ -33,12 +35,42 @@ def _pointer(context, builder, kind, array, row, column):
     return builder.gep(view.data, [builder.add(builder.mul(row, width), column)])
 
 
-def _alignment(array):
-    return ir.IntType(32)(array.dtype.bitwidth // 8)
-
-
 def _vector(builder, pointer, vector):
     return builder.bitcast(pointer, ir.PointerType(vector))
+
+
+def _read(builder: Any, kind: Any, pointer: Any, width: Any, lanes: int) -> Any:
+    """Build a vector of a row's first `width` elements, and zeros."""
+    vector = ir.VectorType(kind, lanes)
+    if kind != ir.IntType(16):
+        rest = [ALIGNED, _mask(builder, width, lanes), ir.Constant(vector, None)]
+        return _masked(builder, "load", vector, vector, [pointer, *rest])
+    pairs, last = _pairs_and_last(builder, width)
+    read = _read(builder, PAIR, builder.bitcast(pointer, PAIR.as_pointer()), pairs, lanes // 2)
+    end = builder.load(builder.gep(pointer, [last]))
+    return builder.insert_element(builder.bitcast(read, vector), end, last)
+
+
+def _write(builder: Any, vector: Any, pointer: Any, width: Any) -> None:
+    """Build what stores the first `width` lanes of a vector as a row's elements."""
+    kind, lanes = vector.type.element, vector.type.count
+    if kind != ir.IntType(16):
+        rest = [ALIGNED, _mask(builder, width, lanes)]
+        _masked(builder, "store", ir.VoidType(), vector.type, [vector, pointer, *rest])
+        return
+    pairs, last = _pairs_and_last(builder, width)
+    whole = builder.bitcast(vector, ir.VectorType(PAIR, lanes // 2))
+    _write(builder, whole, builder.bitcast(pointer, PAIR.as_pointer()), pairs)
+    builder.store(builder.extract_element(vector, last), builder.gep(pointer, [last]))
+
+
+def _pairs_and_last(builder: Any, width: Any) -> tuple[Any, Any]:
+    """Build how many whole pairs there are, and which element is the last, paired or not.
+
+    Not all processors can leave out elements of 16 bits, but of 32 bits they can.
+    """
+    one = width.type(1)
+    return builder.lshr(width, one), builder.sub(width, one)
 
 
 def _mask(builder: Any, width: Any, lanes: int) -> Any:
@@ -54,7 +86,7 @@ def _mask(builder: Any, width: Any, lanes: int) -> Any:
 
 def _masked(builder: Any, action: str, result: Any, vector: Any, arguments: Any) -> Any:
     """Call llvm.masked.load or llvm.masked.store."""
-    element = {"i16": "i16", "float": "f32", "double": "f64"}[str(vector.element)]
+    element = {"i32": "i32", "float": "f32", "double": "f64"}[str(vector.element)]
     name = f"llvm.masked.{action}.v{vector.count}{element}.p0"
     function = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
@@ -99,10 +131,9 @@ def square_in(typing_context, rows, row, column, width, work, lane):
 
     def lower(context, builder, signature, arguments):
         source, row, column, width, target, lane = arguments
-        vector = ir.VectorType(context.get_value_type(rows.dtype), lanes)
-        rest = [_alignment(rows), _mask(builder, width, lanes), ir.Constant(vector, None)]
+        kind = context.get_value_type(rows.dtype)
         read = [
-            _masked(builder, "load", vector, vector, [pointer, *rest])
+            _read(builder, kind, pointer, width, lanes)
             for pointer in _starts(context, builder, rows, source, row, column, lanes)
         ]
         turned = _turned(builder, [widened(builder, rows.dtype, each) for each in read])
@@ -122,7 +153,6 @@ def square_out(typing_context, work, lane, rows, row, column, width):
     def lower(context, builder, signature, arguments):
         source, lane, target, row, column, width = arguments
         vector = ir.VectorType(context.get_value_type(work.dtype), lanes)
-        rest = [_alignment(rows), _mask(builder, width, lanes)]
         read = [
             builder.load(_vector(builder, pointer, vector), align=4)
             for pointer in _starts(context, builder, work, source, column, lane, lanes)
@@ -130,7 +160,7 @@ def square_out(typing_context, work, lane, rows, row, column, width):
         turned = [narrowed(builder, rows.dtype, each) for each in _turned(builder, read)]
         places = _starts(context, builder, rows, target, row, column, lanes)
         for each, pointer in zip(turned, places, strict=True):
-            _masked(builder, "store", ir.VoidType(), each.type, [each, pointer, *rest])
+            _write(builder, each, pointer, width)
         return context.get_dummy_value()
 
     return types.none(work, types.intp, rows, types.intp, types.intp, types.intp), lower
