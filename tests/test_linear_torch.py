@@ -33,6 +33,7 @@ from test_linear import (
     W,
     X,
 )
+from torch_cases import Recorder
 
 ROW = V * 8
 EVERY = pytest.mark.parametrize("kind", TARGETS)
@@ -94,6 +95,22 @@ def test_one_pass_computes_both_and_backward_only_scales(monkeypatch: pytest.Mon
     value = loss_of(layer, targets("indices"))
     monkeypatch.setattr(torch_linear, "_operator", None)
     torch.autograd.grad(3 * value, layer)
+
+
+@EVERY
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_who_looks_on_sees_the_operator_and_nobody_another_result(
+    kind: str, reduction: str
+) -> None:
+    layer, other = leaves(), leaves()
+    found = loss_of(layer, targets(kind), reduction=reduction)
+    with Recorder() as recorder:
+        watched = loss_of(other, targets(kind), reduction=reduction)
+    assert "crossent::linear_loss" in recorder.names
+    assert torch.equal(found, watched)
+    above = torch.ones_like(found) * 3
+    slopes = torch.autograd.grad(found, layer, above), torch.autograd.grad(watched, other, above)
+    assert all(map(torch.equal, *slopes))
 
 
 @EVERY

@@ -16,7 +16,7 @@ import crossent
 from crossent import torch_front_end as front_end
 from crossent.torch import BCEWithLogitsLoss, CrossEntropyLoss
 from test_torch import LOSSES, TIGHT, each_loss, example, labels, probabilities, same
-from torch_cases import array
+from torch_cases import Recorder, array
 
 INF, NAN = math.inf, math.nan
 ACTIVATIONS = {
@@ -313,18 +313,6 @@ def test_the_operator_is_what_it_says(arguments: Any) -> None:
     torch.library.opcheck(torch.ops.crossent.loss.default, arguments)
 
 
-class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-    """Writes down which operators are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.add(func.name())
-        return func(*args, **(kwargs or {}))
-
-
 @each_loss
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_who_looks_on_sees_the_operators_and_nobody_another_result(
@@ -334,9 +322,9 @@ def test_who_looks_on_sees_the_operators_and_nobody_another_result(
     y = probabilities(4, 4).to(dtype).detach()
     found = [loss(z, y), loss.activation(z)]
     slopes = [torch.autograd.grad(each.sum(), z)[0] for each in found]
-    with Watch() as watch:
+    with Recorder() as recorder:
         watched = [loss(z, y), loss.activation(z)]
-    assert {"crossent::loss", "crossent::activation"} <= watch.seen
+    assert {"crossent::loss", "crossent::activation"} <= set(recorder.names)
     for plain, seen, slope in zip(found, watched, slopes, strict=True):
         assert plain.dtype == seen.dtype
         assert torch.equal(plain, seen)

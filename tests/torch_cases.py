@@ -74,15 +74,17 @@ def gradient(value: Tensor, z: Tensor, **options: Any) -> Tensor:
 
 
 class Recorder(TorchDispatchMode):
-    """Keeps how many bytes the memory has that operations make; a view is not counted again."""
+    """Keeps the names of operations, and how many bytes the memory has that each makes anew."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.names: list[str] = []
         self.sizes: list[int] = []
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        self.names.append(function.name())
         given = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
         result = function(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in given:

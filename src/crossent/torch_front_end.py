@@ -1,11 +1,10 @@
 """The PyTorch front end: losses and activations of tensors, differentiable.
 
-CPU tensors lend their memory to the NumPy front end inside a registered operator, so that
-`torch.compile` and `torch.export` see it; where nobody looks on, the same functions are called
-without the dispatcher, which takes longer than a small loss. One pass computes the loss and, where
-autograd will ask for it, the gradient, which the backward pass multiplies by what comes from
-above. Everything else (devices without kernels, `torch.func`, forward mode, derivatives of second
-order, gradients in targets and weights) is computed by torch_plain.py.
+CPU tensors lend their memory to the NumPy front end inside an operator, so that autograd,
+`torch.compile` and `torch.export` see it: one pass computes the loss and, where autograd will ask
+for it, the gradient, which the backward pass multiplies by what comes from above. Everything else
+(devices without kernels, `torch.func`, forward mode, derivatives of second order, gradients in
+targets and weights) is computed by torch_plain.py.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from torch import Tensor
 from crossent import checks, plain, torch_checks, torch_plain
 from crossent import numpy as on_arrays
 from crossent.sums import LossSums
+from crossent.torch_operators import operator
 from crossent.torch_tensors import (
     HALF_TYPES,
     are_transformed,
@@ -31,11 +31,9 @@ from crossent.torch_tensors import (
     computed_in,
     is_on_cpu,
     is_wanted,
-    is_watched,
     scaled,
     tensor_of,
     widest,
-    without_dispatcher,
 )
 
 OPTIONS = {  # what is read of a loss, but for weights of classes or positives: those are tensors
@@ -146,7 +144,7 @@ def _backward(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> tuple[Tens
     elif gradient.shape == logits.shape and _is_rounded_once(gradient, upstream):
         result = scaled(gradient, _along(loss, upstream))
     else:
-        result = _apply(*call, upstream, *ctx.options)[1]
+        result = _operator(*call, upstream, *ctx.options)[1]
     return result, *nothing
 
 
@@ -169,21 +167,7 @@ def _along(loss: Any, upstream: Tensor) -> Tensor:
     return upstream.unsqueeze(loss.axis) if rows else upstream
 
 
-_operator = torch.library.custom_op(
-    "crossent::loss",
-    _compute,
-    mutates_args=(),
-    device_types="cpu",
-    schema=SCHEMA,
-)
-_operator.register_fake(_compute_nothing)
-_operator.register_autograd(_backward, setup_context=_save)
-_unwatched = without_dispatcher("crossent_loss", _compute, _save, _backward)
-
-
-def _apply(logits: Tensor, *others: Any) -> Any:
-    """Return the loss and its gradient."""
-    return (_operator if is_watched(logits) else _unwatched)(logits, *others)
+_operator = operator("loss", SCHEMA, _compute, _compute_nothing, _save, _backward)
 
 
 # What the losses ask for ------------------------------------------------------------------------
@@ -211,7 +195,7 @@ def value(
     if wanted and logits.dtype in HALF_TYPES and loss.reduction == "none":
         logits = logits.float()  # each loss has its own upstream: round after that
     upstream = torch.ones(()) if wanted and _may_be_rounded(logits) else None
-    found: Tensor = _apply(logits, y, w, weights, normalizer, upstream, *_options(loss))[0]
+    found: Tensor = _operator(logits, y, w, weights, normalizer, upstream, *_options(loss))[0]
     return found
 
 
@@ -366,13 +350,13 @@ def _activation_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None
     return output * (g - (output * g).sum(ctx.axis, keepdim=True)), None, None
 
 
-_activation = torch.library.custom_op(
-    "crossent::activation", _compute_activation, mutates_args=(), device_types="cpu"
-)
-_activation.register_fake(_activation_of_nothing)
-_activation.register_autograd(_activation_backward, setup_context=_save_activation)
-_unwatched_activation = without_dispatcher(
-    "crossent_activation", _compute_activation, _save_activation, _activation_backward
+_activation = operator(
+    "activation",
+    "(Tensor logits, str name, SymInt axis) -> Tensor",
+    _compute_activation,
+    _activation_of_nothing,
+    _save_activation,
+    _activation_backward,
 )
 
 
@@ -383,8 +367,7 @@ def _activate(name: str, logits: Tensor, axis: int = -1) -> Tensor:
         return torch_plain.activation(name, logits, axis).to(dtype)
     if is_wanted(logits) and logits.dtype in HALF_TYPES:
         logits = logits.float()  # so that the gradient is rounded once
-    compute = _activation if is_watched(logits) else _unwatched_activation
-    found: Tensor = compute(logits, name, axis).to(dtype)
+    found: Tensor = _activation(logits, name, axis).to(dtype)
     return found
 
 

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from crossent import checks, linear_numpy, torch_linear_plain
 from crossent.linear import GRADIENTS, HeadGradients, LinearCrossEntropy
 from crossent.torch_linear_tensors import Tensors, tensors_of
+from crossent.torch_operators import operator
 from crossent.torch_tensors import (
     are_transformed,
     array_of,
@@ -41,7 +42,12 @@ OPTIONS = {
     "memory_budget": "int",
     "filter_tolerance": "float?",
 }
-OPTIONS_SCHEMA = ", ".join(f"{kind} {name}" for name, kind in OPTIONS.items())
+SCHEMA = (
+    "(Tensor features, Tensor weight, Tensor? bias, Tensor targets, Tensor? probabilities,"
+    " Tensor? sample_weight, Tensor? class_weight, float? normalizer, Tensor? upstream,"
+    f" bool[] wanted, {', '.join(f'{kind} {name}' for name, kind in OPTIONS.items())})"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
+)
 
 
 # A head taken apart for an operator, and put together again ---------------------------------------
@@ -166,17 +172,7 @@ def _gradients(
     )
 
 
-_operator = torch.library.custom_op(
-    "crossent::linear_loss",
-    _compute,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor features, Tensor weight, Tensor? bias, Tensor targets, Tensor? probabilities,"
-    " Tensor? sample_weight, Tensor? class_weight, float? normalizer, Tensor? upstream,"
-    f" bool[] wanted, {OPTIONS_SCHEMA}) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-_operator.register_fake(_compute_nothing)
-_operator.register_autograd(_backward, setup_context=_save)
+_operator = operator("linear_loss", SCHEMA, _compute, _compute_nothing, _save, _backward)
 
 
 class _Gradients(torch.autograd.Function):

@@ -117,26 +117,6 @@ def are_transformed(*tensors: Tensor | None) -> bool:
     return any(t is not None and unpack(t).tangent is not None for t in tensors)
 
 
-def is_watched(tensor: Tensor) -> bool:
-    """Return whether a compiler, a tracer, a mode or a subclass of Tensor is to see operators."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
-        return True
-    modes = torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack()
-    return modes > 0 or type(tensor) not in (Tensor, torch.nn.Parameter)
-
-
-def without_dispatcher(name: str, compute: Any, save: Any, backward: Any) -> Any:
-    """Return what an operator of these functions does, called straight away."""
-
-    def forward(ctx: Any, *inputs: Any) -> Any:  # with `setup_context` torch would look them up
-        output = compute(*inputs)
-        save(ctx, inputs, output)
-        return output
-
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(name, (torch.autograd.Function,), methods).apply  # type: ignore[attr-defined]
-
-
 def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     """Return gradient * upstream, in place where nobody will ask for the gradient again."""
     traced = type(upstream) is not Tensor  # a compiler's stand-in: it holds no numbers
