@@ -124,7 +124,7 @@ MUTANTS = (
     ),
     Mutant(
         "what the winner adds to the two-term gradient of the others",
-        "kernels/soft.py",
+        "kernels/two_term.py",
         "p * (pull[i] - own) - far)",
         "p * (pull[i] - own))",
         f"{CASES}[softmax_binary_cross_entropy-wrong and certain]",

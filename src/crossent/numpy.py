@@ -17,10 +17,11 @@ import numpy as np
 
 from crossent import checks
 from crossent.kernels import sigmoid as sigmoid_kernels
-from crossent.kernels import soft
 from crossent.kernels.long_rows import long_rows
 from crossent.kernels.short_rows import SHORT, short_rows
+from crossent.kernels.softmax import softmax_rows
 from crossent.kernels.turning import MOST
+from crossent.kernels.two_term import two_term_rows
 from crossent.layout import Array, as_outputs, as_rows, bits, result_type
 from crossent.sums import LossSums
 from crossent.targets import NO_ROW, check_outputs, index_targets, mass_targets, row_weights
@@ -305,7 +306,7 @@ def _two_term_kernel(
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
         targets, weight, _ = row_weights(y[a:b], ignored, weights[a:b], NO_ROW)
         options = (each, loss.label_smoothing)
-        soft.two_term_rows(z[a:b], targets, weight, *options, scale, losses, gradient, sums)
+        two_term_rows(z[a:b], targets, weight, *options, scale, losses, gradient, sums)
 
     return run
 
@@ -395,7 +396,7 @@ def _softmax(
     z: Array, softcap: float | None, temperature: float, logarithm: bool, lse: Array, p: Array
 ) -> None:
     sum_over_rows(
-        lambda start, stop, sums: soft.softmax_rows(
+        lambda start, stop, sums: softmax_rows(
             z[start:stop], softcap or 0.0, temperature, logarithm, lse[start:stop], p[start:stop]
         ),
         *z.shape,

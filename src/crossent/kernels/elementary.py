@@ -170,6 +170,7 @@ def _raised_scaled32(x, m, sharpness):
 SHIFT32 = F32(1.5 * 2**23 + 127 + 64)
 SHIFT64 = 1.5 * 2**52 + 1023
 RAISED64 = 128
+LOWERED64 = 2.0**-RAISED64  # a power would be compiled as a loop
 
 
 @device
@@ -230,7 +231,7 @@ def exp64_of_sum(d, e):
     t = fma(d, 1.4426950408889634, SHIFT64 + RAISED64)
     r = remainder64(d, t - (SHIFT64 + RAISED64)) + e
     p = fma(fma(exp64_tail(r), r, 1.0), r, 1.0) * power_at_end(t)
-    return select(d < -750.0, 0.0, p * 2.0**-RAISED64)
+    return select(d < -750.0, 0.0, p * LOWERED64)
 
 
 @device

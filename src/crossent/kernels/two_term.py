@@ -1,4 +1,4 @@
-"""The two-term softmax error, and the activations.
+"""The two-term softmax error.
 
 With t_j the mass of class j after smoothing, p = softmax(s), q = 1 - p:
 
@@ -17,12 +17,10 @@ import numpy as np
 from numba import types
 
 from crossent.kernels.compiler import device, device_overload, kernel
-from crossent.kernels.elementary import F64, add_exactly, exp_of_difference, log1p, tanh
-from crossent.kernels.halves import read
+from crossent.kernels.elementary import add_exactly, exp_of_difference, log1p
 from crossent.kernels.intrinsics import borrowed, keep, maximum, select
 from crossent.kernels.strips import (
     different,
-    filled,
     fold,
     fold_maximum,
     lay_out,
@@ -37,28 +35,6 @@ from crossent.kernels.strips import (
 # Rows of the array of what `add_up` adds up, one column per lane.
 LESS, TIES, REST, WHOLE, GAP = range(5)
 FOLD = 8  # steps whose partial sums are then added exactly
-
-
-@device
-def transform(scores, slope, softcap, temperature):
-    """Replace logits by softcap tanh(logits / softcap) / temperature, and keep the derivative."""
-    sharpness = 1.0 / temperature
-    if softcap > 0.0:
-        for i in range(scores.size):
-            t, d = tanh(scores[i] * (1.0 / softcap))
-            scores[i], slope[i] = softcap * t * sharpness, d * sharpness
-    elif temperature != 1.0:
-        for i in range(scores.size):
-            scores[i] *= sharpness
-
-
-@device
-def load_scores(logits, work, slope, m, softcap, temperature):
-    """Load logits, turn them into scores, find the rows' maxima."""
-    classes = logits.shape[1]
-    load(logits, work, -np.inf)
-    transform(filled(classes, work), slope.reshape(slope.size), softcap, temperature)
-    take_maxima(work, m)
 
 
 def load_masses(targets, mass, gain, base):
@@ -188,9 +164,6 @@ def store_gradient(work, weight, rows):
             rows[i] = 0  # the bits of every type's zero
 
 
-# The two-term error -----------------------------------------------------------------------------
-
-
 @device
 def take_second_maxima(work, m, second):
     """Store the largest score of every row in m, and the largest below it in second."""
@@ -229,6 +202,13 @@ def divide_others(work, m, second, sums, share, distance):
         sums[i] = 1.0 if sums[i] == 0.0 else sums[i]
     for s in range(work.shape[0]):
         divide_each(share[s], sums)
+
+
+@device
+def divide_each(values, divisor):
+    """Divide, lane by lane."""
+    for i in range(values.size):
+        values[i] /= divisor[i]
 
 
 @device
@@ -332,71 +312,3 @@ def two_term_rows(
         unload_masses(targets[start:stop], mass, base)
     keep(scratch)
     keep(per_lane)
-
-
-# Activations ------------------------------------------------------------------------------------
-
-
-@kernel
-def softmax_rows(logits, softcap, temperature, logarithm, lse, out):
-    """Store logsumexp in lse (N,) and the softmax, or its logarithm, in out (N, C) if not empty."""
-    logits, out = borrowed(logits), borrowed(out)
-    scratch = new_strips(4, logits.shape[1])
-    strips = borrowed(scratch)
-    work, mass, scores, slope = strips[0], strips[1], strips[2], strips[3]
-    per_lane = np.zeros((16, work.shape[1]))
-    lanes = borrowed(per_lane)
-    m, row_sums, partial, lost = lanes[0], lanes[1:6], lanes[6:11], lanes[11:]
-    step = different(m)
-    for start in range(0, logits.shape[0], step):
-        stop = min(start + step, logits.shape[0])
-        load_scores(logits[start:stop], work, slope, m, softcap, temperature)
-        for k in range(work.shape[0]):
-            copy_each(work[k], scores[k])
-        add_up(work, mass, m, row_sums, partial, lost)
-        log_total, total = partial[0], partial[1]
-        for i in range(m.size):
-            log_total[i] = log1p(row_sums[LESS, i] + (row_sums[TIES, i] - 1.0))
-            total[i] = row_sums[LESS, i] + row_sums[TIES, i]
-        for i in range(stop - start):
-            infinite = softcap == 0.0 and largest_of(logits[start + i]) == np.inf
-            lse[start + i] = np.inf if infinite else m[i] + log_total[i]
-        if out.size:
-            for k in range(work.shape[0]):
-                if logarithm:
-                    take_logarithm(scores[k], m, log_total, work[k])
-                else:
-                    divide_each(work[k], total)
-            store(work, out[start:stop])
-    keep(scratch)
-    keep(per_lane)
-
-
-@device
-def copy_each(source, target):
-    """Copy, lane by lane."""
-    for i in range(target.size):
-        target[i] = source[i]
-
-
-@device
-def divide_each(values, divisor):
-    """Divide, lane by lane."""
-    for i in range(values.size):
-        values[i] /= divisor[i]
-
-
-@device
-def take_logarithm(scores, m, log_total, out):
-    """Store ln p = (s - m) - ln(total), lane by lane."""
-    for i in range(out.size):
-        out[i] = (scores[i] - m[i]) - log_total[i]
-
-
-@device
-def largest_of(row):
-    """Return the maximum of a row of scores, NaN if there is one."""
-    m = -np.inf
-    for j in range(row.size):
-        m = maximum(m, F64(read(row[j])))
-    return m
