@@ -19,9 +19,9 @@ from crossent.kernels.rows import (
     lowering,
     padded,
     room,
-    sum_of,
     take_limit_of,
 )
+from crossent.kernels.sums import sum_of
 
 
 @device

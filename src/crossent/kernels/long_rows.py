@@ -82,8 +82,10 @@ def long_rows(logits, targets, row_weight, options, scale, losses, gradient, sum
     classes = logits.shape[1]
     width = padded(classes)  # all of a row, or what is summed up at a time
     owned = new_space(logits, options, width if gradient.size else min(width, FAR))
-    # float64 sums have no digits to spare for what rounding accumulates within a block.
-    step = BLOCK // 2 if logits.itemsize == 8 else BLOCK if classes >= FAR else FAR
+    # float64 sums have no digits to spare for what rounding accumulates within a block: with masses
+    # the processor's registers tell how many partial sums a block has, perhaps only four.
+    exact = BLOCK // 2 if options is None else BLOCK // 4
+    step = exact if logits.itemsize == 8 else BLOCK if classes >= FAR else FAR
     space, far = borrowed(owned), logits.shape[0] if classes >= FAR else 0
     memory = in_a_row(logits[:far]), in_a_row(targets[:far]), in_a_row(gradient[:far])
     for i in range(logits.shape[0]):

@@ -9,9 +9,9 @@ gradient -others / total is a difference of nearly equal numbers.
 import numpy as np
 
 from crossent.kernels.compiler import device, device_overload
-from crossent.kernels.elementary import F64, log1p
+from crossent.kernels.elementary import log1p
 from crossent.kernels.halves import read
-from crossent.kernels.intrinsics import fetch, larger, reordered_add
+from crossent.kernels.intrinsics import fetch, larger
 from crossent.kernels.strips import take_limit
 
 LANES = 64  # rows are padded to a multiple, so that no loop over them has a slow remainder
@@ -27,15 +27,6 @@ def largest(row):
     for j in range(row.size):
         m = larger(m, read(row[j]))
     return m
-
-
-@device
-def sum_of(values):
-    """Return the sum in float64, in its own loop: beside float64, float32 gets half vectors."""
-    total = 0.0
-    for j in range(values.size):
-        total = reordered_add(total, F64(values[j]))
-    return total
 
 
 @device

@@ -3,7 +3,8 @@
 from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import U64, add_exactly
 from crossent.kernels.intrinsics import reordered_add, select
-from crossent.kernels.rows import BLOCK, sum_of
+from crossent.kernels.rows import BLOCK
+from crossent.kernels.sums import sum_of
 
 
 @kernel

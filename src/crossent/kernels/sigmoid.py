@@ -19,7 +19,7 @@ from crossent.kernels.compiler import device, device_overload, kernel
 from crossent.kernels.elementary import F64, add_exactly, at_least, exp_of_negative, log1p_of_share
 from crossent.kernels.halves import put, read, scratch_like
 from crossent.kernels.intrinsics import borrowed, fma, keep, magnitude, reordered_add, select
-from crossent.kernels.rows import sum_of
+from crossent.kernels.sums import sum_of
 
 BLOCK = 512  # outputs at a time: with all that is made of them they lie in the nearest cache
 WIDE_BLOCK = 256  # float64: a block's sum is added exactly, within it rounding accumulates
@@ -167,8 +167,9 @@ def fill_weights(weight, start, outputs, scale, buffer, pull):
             buffer[i], pull[i] = w, w * scale
     else:
         for i in range(buffer.size // outputs):
+            w = weight[start + i, 0]
             for j in range(i * outputs, (i + 1) * outputs):
-                buffer[j], pull[j] = weight[start + i, 0], weight[start + i, 0] * scale
+                buffer[j], pull[j] = w, w * scale
 
 
 @kernel
