@@ -76,7 +76,7 @@ TRICKS = (
                 "min(start + size, memory.size), LINE // memory.itemsize)",
             ),
         ),
-        "10",
+        "100",
     ),
     Trick(
         "`larger` instead of `maximum`",

@@ -7,7 +7,6 @@ from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.elementary import (
     F64,
     U64,
-    add_exactly,
     exp_of_difference,
     raised_exp_of_scaled,
 )
@@ -20,6 +19,7 @@ from crossent.kernels.tile import (
     LOSS,
     OTHERS,
     PULL,
+    add,
     leave_out,
     report,
     take_maxima,
@@ -52,31 +52,14 @@ def exponentiate_tile(tile, m, sharpness, partial, others, lost, soon):
                 e = raised_exp_of_scaled(scores[i], m[i], sharpness)
                 scores[i] = e
                 partial[i] += e
-        fold(others, lost, partial)
+        for i in range(others.size):
+            others[i], lost[i] = add(others[i], lost[i], partial[i], tile)
     take_sums(others, lost, lowering(tile))
-
-
-def fold(others, lost, partial):
-    """Add sums of a few classes; what that rounds away is kept where it is of any weight."""
-    raise AssertionError("kernels are compiled")
-
-
-@device_overload(fold)
-def _fold(others, lost, partial):
-    def narrow(others, lost, partial):
-        for i in range(others.size):
-            others[i] += partial[i]
-
-    def wide(others, lost, partial):
-        for i in range(others.size):
-            others[i], lost[i] = add_exactly(others[i], lost[i], partial[i])
-
-    return narrow if partial.dtype == types.float32 else wide
 
 
 @device
 def take_sums(others, lost, lower):
-    """Put together what `fold` added up, and undo the raising of exponentials."""
+    """Put together what was added up, and undo the raising of exponentials."""
     for i in range(others.size):
         others[i] = (others[i] + lost[i]) * lower
 

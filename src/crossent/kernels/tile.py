@@ -5,8 +5,9 @@ half empty by a row of three classes.
 """
 
 import numpy as np
+from numba import types
 
-from crossent.kernels.compiler import device
+from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.elementary import add_exactly
 from crossent.kernels.intrinsics import select
 from crossent.kernels.rows import largest, limit
@@ -54,21 +55,26 @@ def load_weights(row_weight, count, weight):
         weight[:] = 1.0
 
 
+def add(total, lost, x, tile):
+    """Return total + x, and lost with what that rounds away; of a float32 tile that is nothing."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(add)
+def _add(total, lost, x, tile):
+    if tile.dtype == types.float32:
+        return lambda total, lost, x, tile: (total + x, lost)
+    return lambda total, lost, x, tile: add_exactly(total, lost, x)
+
+
 @device
 def report(count, terms, tile, lanes, losses):
-    """Add LOSS, with two terms PENALTY too, to each lane's sums; store the losses.
-
-    Exactly, where float64 is what the tile has: of float32 no digit is lost.
-    """
+    """Add LOSS, with two terms PENALTY too, to each lane's sums; store the losses."""
     for k in range(0, terms * (PENALTY - LOSS), PENALTY - LOSS):
-        if tile.itemsize == 8:
-            for i in range(count):
-                total, lost = lanes[LOSS_SUM + k + i], lanes[LOSS_LOST + k + i]
-                total, lost = add_exactly(total, lost, lanes[LOSS + k + i])
-                lanes[LOSS_SUM + k + i], lanes[LOSS_LOST + k + i] = total, lost
-        else:
-            for i in range(count):
-                lanes[LOSS_SUM + k + i] += lanes[LOSS + k + i]
+        for i in range(count):
+            total, lost = lanes[LOSS_SUM + k + i], lanes[LOSS_LOST + k + i]
+            total, lost = add(total, lost, lanes[LOSS + k + i], tile)
+            lanes[LOSS_SUM + k + i], lanes[LOSS_LOST + k + i] = total, lost
     for i in range(losses.size):
         losses[i] = lanes[LOSS + i] + lanes[PENALTY + i]
 
