@@ -76,13 +76,16 @@ TRICKS = (
                 "min(start + size, memory.size), LINE // memory.itemsize)",
             ),
         ),
-        "100",
+        "10",
     ),
     Trick(
         "`larger` instead of `maximum`",
         "one instruction instead of six, which tell 0 from -0 and keep NaN, of no use here",
         "rows.py",
-        (("larger(m, read(row[j]))", "maximum(m, read(row[j]))"), ("larger,", "larger, maximum,")),
+        (
+            ("larger(m, read(row[j]))", "maximum(m, read(row[j]))"),
+            ("import fetch, larger", "import fetch, larger, maximum"),
+        ),
         "32768",
     ),
     Trick(

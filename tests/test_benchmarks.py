@@ -12,6 +12,7 @@ from benchmarks import measure, report
 from benchmarks.cases import CASES, SLOW, WITH_MEMORY
 from benchmarks.measure import MEMORY, Call, Case, Prepare, Result, Target
 from benchmarks.pages import fill
+from benchmarks.tricks import TRICKS, Trick
 
 ROOT = Path(__file__).parent.parent
 
@@ -266,3 +267,9 @@ def test_the_answers_on_the_front_page_are_those_of_today(pages: tuple[str, str]
     assert len(answered) > 10
     for question in answered:
         assert printed[question]["crossent"] == today[question]["crossent"], question
+
+
+@pytest.mark.parametrize("trick", TRICKS, ids=lambda trick: trick.name)
+def test_every_trick_can_be_taken_out(trick: Trick) -> None:
+    source = (ROOT / "src" / "crossent" / "kernels" / trick.file).read_text(encoding="utf-8")
+    assert all(old in source for old, _ in trick.texts)
