@@ -138,7 +138,7 @@ def row_statistics(logits, targets, softcap, sharpness, lse, entropy, rank):
         for j in range(row.size):
             s[j] = F64(row[j])
             if softcap > 0.0:
-                s[j] = softcap * tanh(s[j] * (1.0 / softcap))[0]
+                s[j] = softcap * tanh(s[j] * (1.0 / softcap))
         m = largest(s)
         infinite = m == np.inf
         if infinite:

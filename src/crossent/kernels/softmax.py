@@ -7,10 +7,18 @@ whatever the logits' type, in strips (see strips.py), and rounded once.
 import numpy as np
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import F64, add_exactly, exp_of_difference, log1p, tanh
-from crossent.kernels.halves import read
-from crossent.kernels.intrinsics import borrowed, keep, maximum, select
-from crossent.kernels.strips import different, filled, fold, load, new_strips, store, take_maxima
+from crossent.kernels.elementary import add_exactly, exp_of_difference, log1p, tanh
+from crossent.kernels.intrinsics import borrowed, keep, select
+from crossent.kernels.strips import (
+    different,
+    filled,
+    fold,
+    largest,
+    load,
+    new_strips,
+    store,
+    take_maxima,
+)
 
 
 @kernel
@@ -46,7 +54,7 @@ def soften(scores, softcap, sharpness):
     """Replace logits by softcap tanh(logits / softcap) * sharpness."""
     if softcap > 0.0:
         for i in range(scores.size):
-            scores[i] = softcap * tanh(scores[i] * (1.0 / softcap))[0]
+            scores[i] = softcap * tanh(scores[i] * (1.0 / softcap))
     if sharpness != 1.0:
         for i in range(scores.size):
             scores[i] *= sharpness
@@ -79,12 +87,7 @@ def add_up(work, m, logarithm, sums, lost):
 @device
 def reaches_infinity(row, m):
     """Return whether +inf is the maximum of a row, of whose limit m is the maximum: 0, or NaN."""
-    if m == m and m != 0.0:
-        return False
-    greatest = -np.inf
-    for j in range(row.size):
-        greatest = maximum(greatest, F64(read(row[j])))
-    return greatest == np.inf
+    return (m != m or m == 0.0) and largest(row) == np.inf
 
 
 @device

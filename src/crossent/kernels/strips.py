@@ -135,7 +135,7 @@ def largest(values):
     """Return the maximum, NaN if there is one."""
     m = -np.inf
     for i in range(values.size):
-        m = maximum(m, values[i])
+        m = maximum(m, float(read(values[i])))
     return m
 
 
