@@ -99,17 +99,32 @@ TRICKS = (
         "32768",
     ),
     Trick(
+        "`larger` instead of `select` for a tile's maxima",
+        "what is selected in place is stored by masks, which many processors do slowly",
+        "tile.py",
+        (
+            (
+                "larger(m[i], scores[i])\n    if largest",
+                "select(scores[i] > m[i], scores[i], m[i])\n    if largest",
+            ),
+        ),
+        "10",
+    ),
+    Trick(
         "rows turned in registers",
         "single elements would take a load and a store each, on the way in and out",
         "turning.py",
-        (("whole = count // lanes * lanes", "whole = 0"),),
+        (("return count // lanes * lanes", "return 0"),),
         "100",
     ),
     Trick(
         "up to eight classes picked out of whole vectors",
         "a square of two columns is turned at the price of one with sixteen",
         "turning.py",
-        (("if classes <= MOST:", "if classes < 0:"),),
+        (
+            ("if classes <= MOST:", "if classes < 0:"),
+            ("if MOST < classes < lanes", "if classes < lanes"),
+        ),
         "2",
     ),
     Trick(

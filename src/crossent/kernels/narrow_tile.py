@@ -9,7 +9,7 @@ import numpy as np
 
 from crossent.kernels.compiler import device
 from crossent.kernels.elementary import F64, add_exactly, raised_exp, two_sum
-from crossent.kernels.intrinsics import fma, magnitude, select
+from crossent.kernels.intrinsics import fma, larger, magnitude, select
 from crossent.kernels.rows import TINY, fetch_share, finish, largest, limit, lowering
 from crossent.kernels.tile import (
     FOLD,
@@ -28,12 +28,14 @@ SPACE = 8  # rows of scratch that a tile takes beside its own
 @device
 def take_scores(tile, right, m, score):
     """Store the rows' maxima and the scores of their right classes."""
+    zero = tile.dtype.type(0.0)
     m[:] = -np.inf
+    score[:] = 0.0
     for j in range(tile.shape[0]):
         scores, x = tile[j], tile.dtype.type(j)
         for i in range(m.size):
-            m[i] = select(scores[i] > m[i], scores[i], m[i])
-            score[i] = select(right[i] == x, scores[i], score[i])
+            m[i] = larger(m[i], scores[i])
+            score[i] += select(right[i] == x, scores[i], zero)
 
 
 @device
@@ -52,6 +54,7 @@ def take_exponentials(tile, right, m, partial, others, lost, own, soon):
     """
     classes = tile.shape[0]
     lost[:] = 0.0
+    own[:] = 0.0
     take_few(tile, 0, min(FOLD, classes), right, m, others, own, soon)
     for start in range(FOLD, classes, FOLD):
         take_few(tile, start, min(start + FOLD, classes), right, m, partial, own, soon)
@@ -69,7 +72,7 @@ def take_few(tile, start, stop, right, m, others, own, soon):
         fetch_share(soon, j * LINES)
         for i in range(m.size):
             e = raised_exp(scores[i], m[i])
-            own[i] = select(right[i] == x, e, own[i])
+            own[i] += select(right[i] == x, e, zero)
             others[i] += select(right[i] == x, zero, e)
             scores[i] = e
 

@@ -71,7 +71,7 @@ def score_rows(
     rows, keys = borrowed(rows), borrowed(keys)
     columns = rows.shape[1]
     lanes = min(max(TILE_SCORES // columns, LEAST_LANES), LANES)
-    height = 4 + columns + VECTOR // 4  # squares are turned whole: zeros beyond the classes
+    height = 4 + columns + VECTOR // 4  # squares are turned whole
     tile = scratch_like(rows, height * lanes).reshape(height, lanes)
     wide, turned = np.zeros((16, lanes)), np.zeros((lanes, 8))
     small = np.zeros((5, lanes), np.int32)
@@ -95,6 +95,8 @@ def score_rows(
             gather(rows, addresses, first, last, work)
         else:
             turn_in(rows, first, last - first, borrowed(tile)[4:])
+            for i in range(lanes):
+                tile[4 + columns, i] = 0  # squares are turned whole
         take_classes(keys[first:last], low, classes, work, code, target, own)
         soon = (memory, rows, addresses, last, min(lanes, stop - last))
         count_above(work, own, target, rank, soon)

@@ -9,7 +9,7 @@ from numba import types
 
 from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.elementary import add_exactly
-from crossent.kernels.intrinsics import select
+from crossent.kernels.intrinsics import larger, select
 from crossent.kernels.rows import largest, limit
 
 FOLD = 2  # classes summed in their own type and then exactly: each addition costs half an ulp
@@ -37,7 +37,7 @@ def take_maxima(tile, count, m, reached):
     for j in range(tile.shape[0]):
         scores = tile[j]
         for i in range(m.size):
-            m[i] = select(scores[i] > m[i], scores[i], m[i])
+            m[i] = larger(m[i], scores[i])
     if largest(m[:count]) == np.inf:
         for i in range(count):
             if m[i] == np.inf:

@@ -2,9 +2,10 @@
 
 A square of as many rows as a vector has lanes is read whole, turned in registers by log2(lanes)
 rounds of shuffles, and written whole: one load, one store and four shuffles a vector where single
-elements would take a load and a store each. Rows may have any length; the last square of a row is
-masked. Rows much shorter than a vector fill vectors one after the other, and every class is picked
-out of all of them.
+elements would take a load and a store each. No vector is masked, as many processors store those
+slowly: the last square of a row overlaps the one before it, and that of a shorter row reaches into
+the next row. Rows much shorter than a vector fill vectors one after the other, and every class is
+picked out of all of them.
 """
 
 from collections.abc import Iterator
@@ -13,15 +14,16 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 
 from crossent.kernels.compiler import device
 from crossent.kernels.halves import narrowed, put, read, widened
 from crossent.kernels.intrinsics import intrinsic
 
 MOST = 8  # classes that are picked apart: C classes take C (C - 1) shuffles
-VECTOR = 64  # bytes: smaller registers take a vector in parts
-PAIR = ir.IntType(32)  # two elements of a half type
-ALIGNED = ir.IntType(32)(2)  # bytes: what rows of a half type are
+FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+VECTOR = 64 if "+avx512f" in FEATURES else 32  # bytes; a square of larger ones needs 16 of them
+ALIGNED = 2  # bytes: what rows of a half type are
 
 
 def _lanes(array) -> int:
@@ -35,61 +37,14 @@ def _pointer(context, builder, kind, array, row, column):
     return builder.gep(view.data, [builder.add(builder.mul(row, width), column)])
 
 
-def _vector(builder, pointer, vector):
-    return builder.bitcast(pointer, ir.PointerType(vector))
+def _load(builder, pointer, lanes):
+    """Build the vector that lies at an element's address."""
+    vector = ir.VectorType(pointer.type.pointee, lanes)
+    return builder.load(builder.bitcast(pointer, vector.as_pointer()), align=ALIGNED)
 
 
-def _read(builder: Any, kind: Any, pointer: Any, width: Any, lanes: int) -> Any:
-    """Build a vector of a row's first `width` elements, and zeros."""
-    vector = ir.VectorType(kind, lanes)
-    if kind != ir.IntType(16):
-        rest = [ALIGNED, _mask(builder, width, lanes), ir.Constant(vector, None)]
-        return _masked(builder, "load", vector, vector, [pointer, *rest])
-    pairs, last = _pairs_and_last(builder, width)
-    read = _read(builder, PAIR, builder.bitcast(pointer, PAIR.as_pointer()), pairs, lanes // 2)
-    end = builder.load(builder.gep(pointer, [last]))
-    return builder.insert_element(builder.bitcast(read, vector), end, last)
-
-
-def _write(builder: Any, vector: Any, pointer: Any, width: Any) -> None:
-    """Build what stores the first `width` lanes of a vector as a row's elements."""
-    kind, lanes = vector.type.element, vector.type.count
-    if kind != ir.IntType(16):
-        rest = [ALIGNED, _mask(builder, width, lanes)]
-        _masked(builder, "store", ir.VoidType(), vector.type, [vector, pointer, *rest])
-        return
-    pairs, last = _pairs_and_last(builder, width)
-    whole = builder.bitcast(vector, ir.VectorType(PAIR, lanes // 2))
-    _write(builder, whole, builder.bitcast(pointer, PAIR.as_pointer()), pairs)
-    builder.store(builder.extract_element(vector, last), builder.gep(pointer, [last]))
-
-
-def _pairs_and_last(builder: Any, width: Any) -> tuple[Any, Any]:
-    """Build how many whole pairs there are, and which element is the last, paired or not.
-
-    Not all processors can leave out elements of 16 bits, but of 32 bits they can.
-    """
-    one = width.type(1)
-    return builder.lshr(width, one), builder.sub(width, one)
-
-
-def _mask(builder: Any, width: Any, lanes: int) -> Any:
-    """Build a mask of the first `width` lanes."""
-    kind = ir.IntType(64)
-    spread = builder.insert_element(
-        ir.Constant(ir.VectorType(kind, lanes), ir.Undefined), width, ir.Constant(ir.IntType(32), 0)
-    )
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-    spread = builder.shuffle_vector(spread, spread, zeros)
-    return builder.icmp_signed("<", ir.Constant(spread.type, list(range(lanes))), spread)
-
-
-def _masked(builder: Any, action: str, result: Any, vector: Any, arguments: Any) -> Any:
-    """Call llvm.masked.load or llvm.masked.store."""
-    element = {"i32": "i32", "float": "f32", "double": "f64"}[str(vector.element)]
-    name = f"llvm.masked.{action}.v{vector.count}{element}.p0"
-    function = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+def _store(builder, vector, pointer):
+    builder.store(vector, builder.bitcast(pointer, vector.type.as_pointer()), align=ALIGNED)
 
 
 def _turned(builder: Any, rows: list[Any]) -> list[Any]:
@@ -122,48 +77,47 @@ def _starts(
 
 
 @intrinsic
-def square_in(typing_context, rows, row, column, width, work, lane):
-    """Turn rows[row :, column : column + width] into work[column :, lane :], in work's type.
+def square_in(typing_context, rows, row, column, work, lane):
+    """Turn rows[row :, column :] into work[column :, lane :], in work's type.
 
-    As many rows as a vector has lanes; as many rows of work are written, whatever the width.
+    As many rows and columns as a vector has lanes; beyond a row's end, the next one's are taken.
     """
     lanes = _lanes(work)
 
     def lower(context, builder, signature, arguments):
-        source, row, column, width, target, lane = arguments
-        kind = context.get_value_type(rows.dtype)
+        source, row, column, target, lane = arguments
         read = [
-            _read(builder, kind, pointer, width, lanes)
+            widened(builder, rows.dtype, _load(builder, pointer, lanes))
             for pointer in _starts(context, builder, rows, source, row, column, lanes)
         ]
-        turned = _turned(builder, [widened(builder, rows.dtype, each) for each in read])
         places = _starts(context, builder, work, target, column, lane, lanes)
-        for each, pointer in zip(turned, places, strict=True):
-            builder.store(each, _vector(builder, pointer, each.type), align=4)
+        for each, pointer in zip(_turned(builder, read), places, strict=True):
+            _store(builder, each, pointer)
         return context.get_dummy_value()
 
-    return types.none(rows, types.intp, types.intp, types.intp, work, types.intp), lower
+    return types.none(rows, types.intp, types.intp, work, types.intp), lower
 
 
 @intrinsic
-def square_out(typing_context, work, lane, rows, row, column, width):
-    """Turn work[column :, lane :] back into rows[row :, column : column + width]."""
+def square_out(typing_context, work, lane, rows, row, column):
+    """Turn work[column :, lane :] back into rows[row :, column :], row by row.
+
+    What is stored beyond a row's end, the next one's elements replace: they have to follow.
+    """
     lanes = _lanes(work)
 
     def lower(context, builder, signature, arguments):
-        source, lane, target, row, column, width = arguments
-        vector = ir.VectorType(context.get_value_type(work.dtype), lanes)
+        source, lane, target, row, column = arguments
         read = [
-            builder.load(_vector(builder, pointer, vector), align=4)
+            _load(builder, pointer, lanes)
             for pointer in _starts(context, builder, work, source, column, lane, lanes)
         ]
-        turned = [narrowed(builder, rows.dtype, each) for each in _turned(builder, read)]
         places = _starts(context, builder, rows, target, row, column, lanes)
-        for each, pointer in zip(turned, places, strict=True):
-            _write(builder, each, pointer, width)
+        for each, pointer in zip(_turned(builder, read), places, strict=True):
+            _store(builder, narrowed(builder, rows.dtype, each), pointer)
         return context.get_dummy_value()
 
-    return types.none(work, types.intp, rows, types.intp, types.intp, types.intp), lower
+    return types.none(work, types.intp, rows, types.intp, types.intp), lower
 
 
 @intrinsic
@@ -176,18 +130,15 @@ def vectors_in(typing_context, rows, row, work, lane):
 
     def lower(context, builder, signature, arguments):
         source, row, target, lane = arguments
-        vector = ir.VectorType(context.get_value_type(rows.dtype), lanes)
         for classes in _each_count(context, builder, rows, source):
-            places = _following(context, builder, rows, source, row, classes, lanes)
             read = [
-                widened(builder, rows.dtype, builder.load(_vector(builder, place, vector), align=2))
-                for place in places
+                widened(builder, rows.dtype, _load(builder, place, lanes))
+                for place in _following(context, builder, rows, source, row, classes, lanes)
             ]
             for j in range(classes):
                 at = [divmod(i * classes + j, lanes) for i in range(lanes)]
                 place = _pointer(context, builder, work, target, row.type(j), lane)
-                each = _gathered(builder, read, at)
-                builder.store(each, _vector(builder, place, each.type), align=4)
+                _store(builder, _gathered(builder, read, at), place)
         return context.get_dummy_value()
 
     return types.none(rows, types.intp, work, types.intp), lower
@@ -200,17 +151,15 @@ def vectors_out(typing_context, work, lane, rows, row):
 
     def lower(context, builder, signature, arguments):
         source, lane, target, row = arguments
-        vector = ir.VectorType(context.get_value_type(work.dtype), lanes)
         for classes in _each_count(context, builder, rows, target):
-            starts = [
-                _pointer(context, builder, work, source, row.type(j), lane) for j in range(classes)
+            read = [
+                _load(builder, _pointer(context, builder, work, source, row.type(j), lane), lanes)
+                for j in range(classes)
             ]
-            read = [builder.load(_vector(builder, start, vector), align=4) for start in starts]
             places = _following(context, builder, rows, target, row, classes, lanes)
             for k, place in enumerate(places):
                 at = [divmod(k * lanes + i, classes)[::-1] for i in range(lanes)]
-                each = narrowed(builder, rows.dtype, _gathered(builder, read, at))
-                builder.store(each, _vector(builder, place, each.type), align=2)
+                _store(builder, narrowed(builder, rows.dtype, _gathered(builder, read, at)), place)
         return context.get_dummy_value()
 
     return types.none(work, types.intp, rows, types.intp), lower
@@ -249,16 +198,33 @@ def _gathered(builder: Any, vectors: list[Any], at: list[tuple[int, int]]) -> An
 
 
 @device
+def in_squares(count, classes, lanes, followed):
+    """Return how many of `count` rows are turned in squares, or in vectors.
+
+    Not the last ones, if they are shorter than a square and no row follows that it may touch.
+    """
+    if MOST < classes < lanes and not followed:
+        count -= 1
+    return count // lanes * lanes
+
+
+@device
+def start_of_square(column, classes, lanes):
+    """Return where a square begins, so that it ends with the row if that is long enough."""
+    return max(min(column, classes - lanes), 0)
+
+
+@device
 def turn_in(rows, first, count, work):
     """Copy `count` rows from `first` on into the columns of work (classes + a vector's, lanes)."""
     lanes, classes = VECTOR // work.itemsize, rows.shape[1]
-    whole = count // lanes * lanes
+    whole = in_squares(count, classes, lanes, first + count < rows.shape[0])
     for i in range(0, whole, lanes):
         if classes <= MOST:
             vectors_in(rows, first + i, work, i)
         else:
             for j in range(0, classes, lanes):
-                square_in(rows, first + i, j, min(lanes, classes - j), work, i)
+                square_in(rows, first + i, start_of_square(j, classes, lanes), work, i)
     for i in range(whole, count):
         for j in range(classes):
             work[j, i] = read(rows[first + i, j])
@@ -268,13 +234,13 @@ def turn_in(rows, first, count, work):
 def turn_out(work, rows, first, count):
     """Copy the columns of work back into `count` rows from `first` on."""
     lanes, classes = VECTOR // work.itemsize, rows.shape[1]
-    whole = count // lanes * lanes
+    whole = in_squares(count, classes, lanes, False)  # what follows may be another thread's
     for i in range(0, whole, lanes):
         if classes <= MOST:
             vectors_out(work, i, rows, first + i)
         else:
             for j in range(0, classes, lanes):
-                square_out(work, i, rows, first + i, j, min(lanes, classes - j))
+                square_out(work, i, rows, first + i, start_of_square(j, classes, lanes))
     for i in range(whole, count):
         row = rows[first + i]
         for j in range(classes):
