@@ -13,7 +13,6 @@ from crossent.kernels.elementary import (
 from crossent.kernels.intrinsics import fma, magnitude, select
 from crossent.kernels.rows import TINY, fetch_share, finish, lowering
 from crossent.kernels.tile import (
-    FOLD,
     LEAST,
     LINES,
     LOSS,
@@ -39,22 +38,40 @@ def take_targets(targets, tile, score):
 def exponentiate_tile(tile, m, sharpness, partial, others, lost, soon):
     """Replace the tile by exp(sharpness (tile - m)), raised; sum over the classes.
 
-    A few, and then exactly.
+    Two at a time, which costs half an ulp, and then exactly.
     """
     others[:] = 0.0
     lost[:] = 0.0
-    for start in range(0, tile.shape[0], FOLD):
-        partial[:] = 0.0
-        for j in range(start, min(start + FOLD, tile.shape[0])):
-            scores = tile[j]
-            fetch_share(soon, j * LINES)
-            for i in range(partial.size):
-                e = raised_exp_of_scaled(scores[i], m[i], sharpness)
-                scores[i] = e
-                partial[i] += e
+    odd = tile.shape[0] % 2
+    if odd:
+        fetch_share(soon, 0)
+        exponentiate_one(tile[0], m, sharpness, others)
+    for j in range(odd, tile.shape[0], 2):
+        fetch_share(soon, j * LINES)
+        fetch_share(soon, (j + 1) * LINES)
+        exponentiate_two(tile[j], tile[j + 1], m, sharpness, partial)
         for i in range(others.size):
             others[i], lost[i] = add(others[i], lost[i], partial[i], tile)
     take_sums(others, lost, lowering(tile))
+
+
+@device
+def exponentiate_one(scores, m, sharpness, total):
+    """Do so for one class."""
+    for i in range(total.size):
+        e = raised_exp_of_scaled(scores[i], m[i], sharpness)
+        scores[i] = e
+        total[i] = e
+
+
+@device
+def exponentiate_two(scores, more, m, sharpness, total):
+    """Do so for two, in one loop: constants that registers lack room for serve two vectors."""
+    for i in range(total.size):
+        e = raised_exp_of_scaled(scores[i], m[i], sharpness)
+        f = raised_exp_of_scaled(more[i], m[i], sharpness)
+        scores[i], more[i] = e, f
+        total[i] = e + f
 
 
 @device

@@ -28,8 +28,18 @@ WIDE_BLOCK = 256  # float64: a block's sum is added exactly, within it rounding 
 @device
 def take_exponentials(z, e):
     """Store exp(-|z|), in a loop of its own: with what follows it would lack registers."""
-    for i in range(z.size):
-        e[i] = exp_of_negative(-magnitude(e.dtype.type(read(z[i]))))
+    half = z.size // 2
+    for i in range(half):
+        near, far = exp_of_minus(z[i], e), exp_of_minus(z[half + i], e)
+        e[i], e[half + i] = near, far
+    for i in range(2 * half, z.size):
+        e[i] = exp_of_minus(z[i], e)
+
+
+@device
+def exp_of_minus(z, like):
+    """Return exp(-|z|) in the type of an array."""
+    return exp_of_negative(-magnitude(like.dtype.type(read(z))))
 
 
 @device
