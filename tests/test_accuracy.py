@@ -70,6 +70,20 @@ def test_of_many_rows_none_is_far_off(classes: int, weighted: bool) -> None:
     assert (np.abs(gradient[normal] - true[normal]) / ulp).max() <= 3
 
 
+@pytest.mark.parametrize("origin", [0.0, 299.0, -299.0, 301.0, -301.0, -1e4, 1e6])
+@pytest.mark.parametrize("classes", [10, 200])
+def test_rows_far_from_zero(classes: int, origin: float) -> None:
+    rng = np.random.default_rng(classes)
+    z = (origin + rng.normal(0, 15, (200_000 // classes, classes))).astype(np.float32)
+    y = rng.integers(classes, size=len(z))
+    loss = crossent.CrossEntropy(reduction="none")
+    for found, true in zip(
+        loss.value_and_grad(z, y), loss.value_and_grad(z.astype(np.float64), y), strict=True
+    ):
+        ulp = np.spacing(np.abs(true).astype(np.float32)).astype(np.float64)
+        assert (np.abs(found - true) / ulp).max() <= 3
+
+
 @pytest.mark.parametrize("classes", [3, 12, 300])
 def test_a_gradient_beyond_the_type_is_infinite(classes: int) -> None:
     z = np.linspace(-1, 1, 4 * classes, dtype=np.float32).reshape(4, classes)

@@ -100,6 +100,31 @@ def test_the_exp_of_a_product_is_as_good_as_its_own(sharpness: float) -> None:
     np.testing.assert_array_equal(values(raised, ends), [np.float32(2.0**64), 0.0, np.nan])
 
 
+@numba.njit
+def exp_from_maximum(x: Any, m: Any, out: Any) -> Any:
+    around, lower = elementary.anchor(m)
+    for i in range(x.size):
+        out[i] = elementary.exp_from(x[i], around)
+    return lower
+
+
+@pytest.mark.parametrize("m", [0.0, 0.3, -77.7, 299.9, -299.9, 300.1, -300.1, 5000.3, -1e30])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_exp_below_a_maximum(dtype: str, m: float) -> None:
+    top = np.dtype(dtype).type(m)
+    x = np.concatenate([top - RNG.uniform(0, 104, 3000), top - RNG.uniform(0, 1, 1000), [top]])
+    x = np.minimum(x.astype(dtype), top)
+    found = np.empty_like(x)
+    lower = exp_from_maximum(x, top, found)
+    with mpmath.workdps(40):
+        true = [mpmath.exp(mpmath.mpf(float(each)) - float(top)) / lower for each in x]
+    assert ulps(found, true) < 1.5
+    ends = np.array([-np.inf, np.nan, np.finfo(dtype).min / 2], dtype)
+    found = np.empty_like(ends)
+    exp_from_maximum(ends, top, found)
+    np.testing.assert_array_equal(found, [0.0, np.nan, 0.0])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_log1p(dtype: str) -> None:
     x = np.concatenate([RNG.uniform(0, 1, 2000), 10.0 ** RNG.uniform(-44, 0, 2000)]).astype(dtype)

@@ -83,9 +83,16 @@ MUTANTS = (
     Mutant(
         "the raising of sums of subnormals",
         "kernels/elementary.py",
-        "return raised_exp32(d, e)",
-        "return raised_exp32(d, e) * F32(2.0**-64) * F32(2.0**64)",
+        "return select(d < low, F32(0.0), exp_of_rest32(r) * power_at_end(t))",
+        "return exp_of_rest32(r) * power_at_end(t) * F32(2.0**-64) * F32(2.0**64)",
         "test_accuracy.py::test_loss_and_gradient[float32-1000-cross_entropy-hard]",
+    ),
+    Mutant(
+        "that a maximum far from 0 is subtracted",
+        "kernels/elementary.py",
+        "select(magnitude(m) < F32(FAR), F32(0.0), m)",
+        "F32(0.0)",
+        "test_accuracy.py::test_rows_far_from_zero[200-1000000.0]",
     ),
     Mutant(
         "how much smoothing gives every class",
