@@ -90,7 +90,7 @@ MUTANTS = (
     Mutant(
         "that a maximum far from 0 is subtracted",
         "kernels/elementary.py",
-        "select(magnitude(m) < F32(FAR), F32(0.0), m)",
+        "select(magnitude(m) < SUBTRACTED, F32(0.0), m)",
         "F32(0.0)",
         "test_accuracy.py::test_rows_far_from_zero[200-1000000.0]",
     ),

@@ -217,11 +217,11 @@ def exp_of_rest32(r):
 # is lowered by the maximum's. Far from 0, the maximum is, exactly: what is not as good as 0 beside
 # it differs from it by less than a factor of 2.
 
-FAR = 300.0
+SUBTRACTED = F32(300.0)  # a maximum from here on, either way
 
 
 def _anchor32(m):
-    origin = select(magnitude(m) < F32(FAR), F32(0.0), m)
+    origin = select(magnitude(m) < SUBTRACTED, F32(0.0), m)
     top = m - origin
     k = np.floor(top * F32(1.4426950408889634))
     lower = near_exp(F64(k) * 0.6931471805599453 - F64(top), 1.0) * 2.0**-64

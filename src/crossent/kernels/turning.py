@@ -22,7 +22,7 @@ from crossent.kernels.intrinsics import intrinsic
 
 MOST = 8  # classes that are picked apart: C classes take C (C - 1) shuffles
 FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-VECTOR = 64 if "+avx512f" in FEATURES else 32  # bytes; a square of larger ones needs 16 of them
+VECTOR = 64 if "+avx512f" in FEATURES else 32  # bytes: squares of 64 take over 16 registers
 ALIGNED = 2  # bytes: what rows of a half type are
 
 
