@@ -86,7 +86,7 @@ TRICKS = (
                 "min(start + size, memory.size), LINE // memory.itemsize)",
             ),
         ),
-        f"1000 {CACHED}",
+        f"100 {CACHED}",
     ),
     Trick(
         "`larger` instead of `maximum`",
