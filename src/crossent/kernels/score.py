@@ -95,8 +95,6 @@ def score_rows(
             gather(rows, addresses, first, last, work)
         else:
             turn_in(rows, first, last - first, borrowed(tile)[4:])
-            for i in range(lanes):
-                tile[4 + columns, i] = 0  # squares are turned whole
         take_classes(keys[first:last], low, classes, work, code, target, own)
         soon = (memory, rows, addresses, last, min(lanes, stop - last))
         count_above(work, own, target, rank, soon)
@@ -107,6 +105,8 @@ def score_rows(
             add_up_squares(work, squares)
             judge_scores(greatest, own, others, squares, clip, loss, confidence, brier, state)
         else:
+            for i in range(lanes):
+                tile[4 + columns, i] = 0  # where a square may have left another row's
             survey(borrowed(tile)[4:], columns, total, squares, greatest, least)
             take_wholes(total, renormalize, whole, inverse)
             bound = LARGEST if renormalize else 1.0
