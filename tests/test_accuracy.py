@@ -70,18 +70,49 @@ def test_of_many_rows_none_is_far_off(classes: int, weighted: bool) -> None:
     assert (np.abs(gradient[normal] - true[normal]) / ulp).max() <= 3
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 7.0])
 @pytest.mark.parametrize("origin", [0.0, 299.0, -299.0, 301.0, -301.0, -1e4, 1e6])
 @pytest.mark.parametrize("classes", [10, 200])
-def test_rows_far_from_zero(classes: int, origin: float) -> None:
+def test_rows_far_from_zero(classes: int, origin: float, temperature: float) -> None:
+    """Far as a whole row is with float32 exponentials, where temperature has been divided by."""
     rng = np.random.default_rng(classes)
-    z = (origin + rng.normal(0, 15, (200_000 // classes, classes))).astype(np.float32)
-    y = rng.integers(classes, size=len(z))
-    loss = crossent.CrossEntropy(reduction="none")
+    z = temperature * (origin + rng.normal(0, 15, (200_000 // classes, classes)))
+    z, y = z.astype(np.float32), rng.integers(classes, size=len(z))
+    loss = crossent.CrossEntropy(reduction="none", temperature=temperature)
     for found, true in zip(
         loss.value_and_grad(z, y), loss.value_and_grad(z.astype(np.float64), y), strict=True
     ):
         ulp = np.spacing(np.abs(true).astype(np.float32)).astype(np.float64)
         assert (np.abs(found - true) / ulp).max() <= 3
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+@pytest.mark.parametrize(
+    ("dtype", "temperature"),
+    [("float32", t) for t in (1.0, 0.3, 7.0)]
+    + [("float64", t) for t in (1.0, 2.0, 8.0)],  # a quotient by others is itself rounded
+)
+@pytest.mark.parametrize("classes", [3, 10, 300])
+def test_options_that_leave_all_mass_to_one_class(
+    classes: int, dtype: str, temperature: float, z_loss: float
+) -> None:
+    z, targets = draw("cross_entropy", "hard", classes, dtype, SPREADS)
+    found = errors("cross_entropy", z, targets, temperature=temperature, z_loss=z_loss)
+    assert found.value <= BOUND[dtype]
+    cancels = z_loss > 0  # what it adds to the right class's gradient may be as large as the rest
+    assert (found.gradient_terms if cancels else found.gradient) <= BOUND[dtype]
+
+
+@pytest.mark.parametrize("temperature", [1e50, 1e20, 1e-20, 1e-40])
+@pytest.mark.parametrize("classes", [2, 10, 300])
+def test_temperatures_beyond_the_type(classes: int, temperature: float) -> None:
+    z, targets = draw("cross_entropy", "hard", classes, "float32", SPREADS[-1:])
+    z[:, 1] = -np.inf
+    loss = crossent.CrossEntropy(reduction="none", temperature=temperature)
+    found, true = loss.value_and_grad(z, targets), loss.value_and_grad(z.astype("f8"), targets)
+    with np.errstate(over="ignore"):
+        for mine, exact in zip(found, true, strict=True):
+            np.testing.assert_allclose(mine, exact.astype("f4"), rtol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [3, 12, 300])
@@ -118,6 +149,18 @@ def test_many_outputs_deep_in_the_tail(dtype: str, loss: str) -> None:
         assert oracle.ulps(value, 50257 * one) <= BOUND[dtype]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_outputs_that_are_all_equal(dtype: str) -> None:
+    """All are rounded alike, so nothing averages out."""
+    loss, rng = crossent.BinaryCrossEntropy(), np.random.default_rng(6)
+    for z in np.concatenate([np.linspace(0, 10, 200), rng.uniform(0, 80, 100)]).astype(dtype):
+        with mp.workdps(60):
+            true = mp.log1p(mp.exp(-mpf(float(z))))
+        for count in (1, 2, 3, 17, 512, 700):
+            value = loss(np.full(count, z), np.ones(count, dtype))
+            assert oracle.ulps(value, true) <= BOUND[dtype]
+
+
 # Tails --------------------------------------------------------------------------------------------
 
 
@@ -145,13 +188,18 @@ def test_gaps_beyond_exp(gap: float, dtype: str, loss: str) -> None:
         assert found.gradient_terms <= BOUND[dtype]
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+@pytest.mark.parametrize("classes", [2, 12, 300])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_differences_wider_than_the_type(dtype: str) -> None:
-    huge = float(np.finfo(dtype).max)
-    z = np.array([[-huge, huge], [huge, -huge]], dtype)
-    value, gradient = crossent.CrossEntropy(reduction="none").value_and_grad(z, [0, 0])
-    np.testing.assert_array_equal(value, [np.inf, 0.0])  # 2 huge is beyond the type
-    np.testing.assert_array_equal(gradient, [[-1.0, 1.0], [0.0, 0.0]])
+def test_differences_wider_than_the_type(dtype: str, classes: int, temperature: float) -> None:
+    z = np.full((2, classes), -np.finfo(dtype).max, dtype)
+    z[0, 1] = z[1, 0] = np.finfo(dtype).max
+    loss = crossent.CrossEntropy(reduction="none", temperature=temperature)
+    value, gradient = loss.value_and_grad(z, [0, 0])
+    np.testing.assert_array_equal(value, [np.inf, 0.0])  # twice that is beyond the type
+    slope = np.zeros((2, classes))
+    slope[0, :2] = -1.0, 1.0
+    np.testing.assert_array_equal(gradient, slope / temperature)
 
 
 # Weights ------------------------------------------------------------------------------------------

@@ -101,27 +101,32 @@ def test_the_exp_of_a_product_is_as_good_as_its_own(sharpness: float) -> None:
 
 
 @numba.njit
-def exp_from_maximum(x: Any, m: Any, out: Any) -> Any:
-    around, lower = elementary.anchor(m)
+def exp_from_maximum(x: Any, m: Any, sharpness: Any, out: Any) -> Any:
+    around, lower = elementary.anchor(m, sharpness)
     for i in range(x.size):
         out[i] = elementary.exp_from(x[i], around)
     return lower
 
 
 @pytest.mark.parametrize("m", [0.0, 0.3, -77.7, 299.9, -299.9, 300.1, -300.1, 5000.3, -1e30])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_exp_below_a_maximum(dtype: str, m: float) -> None:
-    top = np.dtype(dtype).type(m)
-    x = np.concatenate([top - RNG.uniform(0, 104, 3000), top - RNG.uniform(0, 1, 1000), [top]])
-    x = np.minimum(x.astype(dtype), top)
+@pytest.mark.parametrize(
+    ("dtype", "sharpness"),
+    [("float32", s) for s in (None, 1 / 3, 7.0, 1000.3)]
+    + [("float64", s) for s in (None, 0.25, 8.0)],  # a product with others is itself rounded
+)
+def test_exp_below_a_maximum(dtype: str, sharpness: float | None, m: float) -> None:
+    s = sharpness or 1.0
+    top = np.dtype(dtype).type(m / s)
+    x = np.concatenate([RNG.uniform(0, 104, 3000), RNG.uniform(0, 1, 1000), [0.0]])
+    x = np.minimum((top - x / s).astype(dtype), top)
     found = np.empty_like(x)
-    lower = exp_from_maximum(x, top, found)
+    lower = exp_from_maximum(x, top, sharpness, found)
     with mpmath.workdps(40):
-        true = [mpmath.exp(mpmath.mpf(float(each)) - float(top)) / lower for each in x]
-    assert ulps(found, true) < 1.0
+        gaps = [(mpmath.mpf(float(each)) - float(top)) * s for each in x]
+        assert ulps(found, [mpmath.exp(gap) / lower for gap in gaps]) < 1.0
     ends = np.array([-np.inf, np.nan, np.finfo(dtype).min / 2], dtype)
     found = np.empty_like(ends)
-    exp_from_maximum(ends, top, found)
+    exp_from_maximum(ends, top, sharpness, found)
     np.testing.assert_array_equal(found, [0.0, np.nan, 0.0])
 
 

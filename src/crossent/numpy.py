@@ -29,6 +29,7 @@ from crossent.threads import sum_over_rows
 
 Kernel = Callable[[int, int, float, Any, Any, Array], object]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+MILD = 2.0**-50  # a sharpness from here on, and its inverse, leave room in float32
 
 
 @dataclass
@@ -291,10 +292,13 @@ def _mass_options(loss: Any, y: Array, class_weight: Array, classes: int) -> tup
         gain, base = each * (1.0 - alpha), each * (alpha / classes)
     elif y.ndim == 1 or alpha:  # one number does for all
         gain, base = 1.0 - alpha, alpha / classes
-    if classes <= SHORT and not alpha:  # less is left to compute: `short_rows` knows by None
-        gain = None if y.ndim == 2 and not class_weight.size else gain
-        base = None if y.ndim == 1 and loss.softcap is None else base
-    return gain, base, loss.z_loss, loss.softcap, 1.0 / loss.temperature
+    sharpness = 1.0 / loss.temperature
+    if not alpha:  # less is left to compute: kernels know by None
+        as_they_are = y.ndim == 2 and classes <= SHORT and not class_weight.size
+        in_type = MILD < sharpness < 1.0 / MILD
+        gain = None if as_they_are else gain
+        base = None if y.ndim == 1 and loss.softcap is None and in_type else base
+    return gain, base, loss.z_loss, loss.softcap, sharpness
 
 
 def _two_term_kernel(
@@ -324,10 +328,10 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     per_output = weights is not None and weights.shape == logits.shape
     rows = NO_ROW if weights is None else as_outputs(weights, outputs if per_output else 1)
     check_outputs(y, targets, weights)
-    pos_weight = None
+    pos_weight: Any = None
     if loss.name == "binary_cross_entropy":
         pos_weight = checks.per_output("pos_weight", loss.pos_weight, outputs, "outputs")
-        pos_weight = pos_weight if pos_weight.size else np.ones(outputs)
+        pos_weight = pos_weight if pos_weight.size else ()
     weight = (float(rows.sum()) / rows.shape[1] if rows.size else float(len(z))) * z.shape[1]
     kernel = _sigmoid_kernel(z, y, pos_weight, rows, loss.label_smoothing)
     axis = max(logits.ndim - 1, 0)
@@ -335,7 +339,6 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
 
 
 def _sigmoid_kernel(z: Array, y: Array, pos_weight: Any, weights: Array, alpha: float) -> Kernel:
-    weights = weights if weights.size else np.empty((0, 1))
     z = bits(z)
 
     def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
@@ -343,7 +346,7 @@ def _sigmoid_kernel(z: Array, y: Array, pos_weight: Any, weights: Array, alpha: 
             z[a:b],
             y[a:b],
             pos_weight,
-            weights[a:b],
+            weights[a:b] if weights.size else None,
             alpha,
             scale,
             losses if losses.size else None,

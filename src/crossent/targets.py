@@ -85,8 +85,8 @@ def _one_hot_indices(y: Array) -> Array | None:
 def check_outputs(y: Array, targets: Array, weights: Array | None) -> None:
     """Check the targets of the outputs that take part."""
     flat = y.reshape(-1)
-    _, bad, _ = sum_over_rows(
-        lambda start, stop, sums: scan.scan_masses(flat[start:stop], sums), len(flat), 1, width=3
+    (bad,) = sum_over_rows(
+        lambda start, stop, sums: scan.scan_shares(flat[start:stop], sums), len(flat), 1, width=1
     )
     if bad:
         part = True if weights is None else weights != 0

@@ -57,13 +57,16 @@ def raised_exp_of_scaled(x, m, sharpness):
     raise AssertionError("kernels are compiled")
 
 
-def anchor(m):
-    """Return what `exp_from` needs for numbers up to m, and the factor that undoes its raising."""
+def anchor(m, sharpness):
+    """Return what `exp_from` needs for numbers up to m, and the factor that undoes its raising.
+
+    sharpness None stands for 1; for float32 it must be well within the type.
+    """
     raise AssertionError("kernels are compiled")
 
 
 def exp_from(x, around):
-    """Return exp(x - m) for x <= m, raised by a factor; NaN at NaN."""
+    """Return exp(sharpness (x - m)) for x <= m, raised by a factor; NaN at NaN."""
     raise AssertionError("kernels are compiled")
 
 
@@ -100,13 +103,22 @@ def _raised_exp_of_scaled(x, m, sharpness):
 
 
 @device_overload(anchor)
-def _anchor(m):
-    return _anchor32 if m == types.float32 else lambda m: (m, 1.0)
+def _anchor(m, sharpness):
+    plain = isinstance(sharpness, types.NoneType)
+    if m == types.float32:
+        return _anchor32 if plain else _anchor_scaled32
+    return (
+        (lambda m, sharpness: ((m,), 1.0)) if plain else lambda m, sharpness: ((m, sharpness), 1.0)
+    )
 
 
 @device_overload(exp_from)
 def _exp_from(x, around):
-    return _exp_from32 if x == types.float32 else _exp64
+    if x == types.float32:
+        return _exp_from32 if around.count == 3 else _exp_from_scaled32
+    if around.count == 1:
+        return lambda x, around: exp_of_difference(x, around[0])
+    return lambda x, around: exp64_of_scaled(x, around[0], around[1])
 
 
 @device_overload(exp_of_scaled)
@@ -171,7 +183,7 @@ def _exp_of_negative64(x):
 
 def _raised_exp32(x, m):
     d, e = difference(x, m)
-    return raised_exp32(d, e)
+    return exp_beside(d, e, SHIFT32, F32(-131.0))
 
 
 def _raised_scaled32(x, m, sharpness):
@@ -179,7 +191,7 @@ def _raised_scaled32(x, m, sharpness):
     near = F32(sharpness)
     product = d * near
     lost = fma(d, near, -product) + fma(d, F32(sharpness - F64(near)), e * near)
-    return raised_exp32(product, lost)
+    return exp_beside(product, lost, SHIFT32, F32(-131.0))
 
 
 # exp(d) = 2**k exp(r), |r| <= ln(2) / 2. Added to a number so large that its last bit counts ones,
@@ -194,12 +206,12 @@ LOWERED64 = 2.0**-RAISED64  # a power would be compiled as a loop
 
 
 @device
-def raised_exp32(d, e):
-    """Return exp(d + e) 2**64 for d <= 0 and e far smaller, 0 for d below -131."""
-    t = fma(d, F32(1.4426950408889634), SHIFT32)
-    k = t - SHIFT32
-    r = fma(k, F32(-0.693359375), d) + fma(k, F32(2.12194440e-4), e)  # the first term is exact
-    return select(d < F32(-131.0), F32(0.0), exp_of_rest32(r) * power_at_end(t))
+def exp_beside(d, e, shift, low):
+    """Return exp(d + e) for e far smaller than d, raised by what shift says, 0 for d below low."""
+    t = fma(d, F32(1.4426950408889634), shift)
+    k = t - shift
+    r = fma(k, F32(2.12194440e-4), fma(k, F32(-0.693359375), d) + e)  # the inner one is exact
+    return select(d < low, F32(0.0), exp_of_rest32(r) * power_at_end(t))
 
 
 @device
@@ -217,24 +229,35 @@ def exp_of_rest32(r):
 # is lowered by the maximum's. Far from 0, the maximum is, exactly: what is not as good as 0 beside
 # it differs from it by less than a factor of 2.
 
-SUBTRACTED = F32(300.0)  # a maximum from here on, either way
+SUBTRACTED = 300.0  # a maximum, times sharpness, from here on, either way
 
 
-def _anchor32(m):
-    origin = select(magnitude(m) < SUBTRACTED, F32(0.0), m)
-    top = m - origin
-    k = np.floor(top * F32(1.4426950408889634))
-    lower = near_exp(F64(k) * 0.6931471805599453 - F64(top), 1.0) * 2.0**-64
-    return (origin, SHIFT32 - k, top - F32(131.0)), lower
+def _anchor32(m, sharpness):
+    around, lower = anchor(m, 1.0)
+    return around[:3], lower
+
+
+def _anchor_scaled32(m, sharpness):
+    far = magnitude(sharpness * m) >= SUBTRACTED
+    origin = select(far, m, F32(0.0))
+    top = sharpness * F64(m - origin)
+    k = np.floor(top * 1.4426950408889634)
+    lower = near_exp(k * 0.6931471805599453 - top, 1.0) * 2.0**-64
+    near = F32(sharpness)
+    low, rest = F32(top) - F32(131.0), F32(sharpness - F64(near))
+    return (origin, SHIFT32 - F32(k), low, near, rest), lower
 
 
 def _exp_from32(x, around):
     origin, shift, low = around
+    return exp_beside(x - origin, F32(-0.0), shift, low)
+
+
+def _exp_from_scaled32(x, around):
+    origin, shift, low, near, rest = around
     d = x - origin
-    t = fma(d, F32(1.4426950408889634), shift)
-    k = t - shift
-    r = fma(k, F32(2.12194440e-4), fma(k, F32(-0.693359375), d))  # the inner one is exact
-    return select(d < low, F32(0.0), exp_of_rest32(r) * power_at_end(t))
+    product = d * near
+    return exp_beside(product, fma(d, rest, fma(d, near, -product)), shift, low)
 
 
 def _exp64(x, m):

@@ -4,18 +4,21 @@ In float32 for float32 scores: with no masses to take away, nothing cancels.
 """
 
 import numpy as np
+from numba import types
 
-from crossent.kernels.compiler import device
+from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.elementary import F64, add_exactly, anchor, exp_from, exp_of_scaled
 from crossent.kernels.halves import put, read
 from crossent.kernels.intrinsics import magnitude
+from crossent.kernels.mass_row import mass_at
 from crossent.kernels.rows import (
     LANES,
     TINY,
     edit,
     fetch_share,
-    finish,
+    finish_masses,
     largest,
+    log_of_rest,
     padded,
     room,
     take_limit_of,
@@ -36,13 +39,13 @@ def exponentiate(scores, around, work):
 
 
 @device
-def exponentiate_others(row, m, target, buffer, work, soon):
-    """Store exp(row - m), raised, in work, 0 for the target.
+def exponentiate_others(row, m, target, sharpness, buffer, work, soon):
+    """Store exp(sharpness (row - m)), raised, in work, 0 for the target.
 
     Return their sum, and the factor that undoes the raising.
     """
     others, lost, step = 0.0, 0.0, soon[-1]
-    around, lower = anchor(m)
+    around, lower = anchor(m, sharpness)
     whole, end = row.size // LANES * LANES, padded(row.size)
     start = 0
     while start < end:
@@ -59,27 +62,54 @@ def exponentiate_others(row, m, target, buffer, work, soon):
     return (others + lost) * lower, lower
 
 
+def times(sharpness, x):
+    """Return sharpness x."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(times)
+def _times(sharpness, x):
+    if isinstance(sharpness, types.NoneType):
+        return lambda sharpness, x: x
+    return lambda sharpness, x: sharpness * x
+
+
 @device
-def loss_below(row, m, target, buffer, work, soon):
-    """Return loss, others, own of a row with maximum m; work keeps the others' exponentials.
+def sums_below(row, m, target, sharpness, buffer, work, soon):
+    """Return gap, others, own of a row with maximum m; work keeps the others' exponentials.
 
     And the factor that undoes the raising of these.
     """
-    score = read(row[target])
-    others, lower = exponentiate_others(row, m, target, buffer, work, soon)
-    own = exp_of_scaled(score, F64(m), 1.0, work)
-    return finish(F64(m) - F64(score), others, own), others, own, lower
+    score, top = read(row[target]), F64(m)
+    others, lower = exponentiate_others(row, m, target, sharpness, buffer, work, soon)
+    own = exp_of_scaled(score, top, times(sharpness, 1.0), work)
+    return times(sharpness, top - F64(score)), others, own, lower
 
 
 @device
-def row_loss(row, target, space, soon):
-    """Do what `loss_below` does for any row; one that holds +inf is replaced by its limit."""
+def row_sums(row, target, sharpness, space, soon):
+    """Do what `sums_below` does for any row; one that holds +inf is replaced by its limit.
+
+    Return the maximum, and whether that took place, too.
+    """
     work, buffer, replaced = space
     m = largest(row)
     if m != np.inf:
-        return loss_below(row, m, target, buffer, work, soon)
+        return m, False, sums_below(row, m, target, sharpness, buffer, work, soon)
     m = take_limit_of(row, replaced)
-    return loss_below(replaced, m, target, buffer, work, soon)
+    return m, True, sums_below(replaced, m, target, sharpness, buffer, work, soon)
+
+
+def meaning(options, x):
+    """Return the mass of target x, what multiplies the z-loss, and sharpness (None for 1)."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(meaning)
+def _meaning(options, x):
+    if isinstance(options, types.NoneType):
+        return lambda options, x: (1.0, 0.0, None)
+    return lambda options, x: (mass_at(options[0], x), options[2], options[4])
 
 
 @device
@@ -99,10 +129,21 @@ def write(work, factor, out):
 
 
 def hard_row(row, targets, i, options, factor, gradient, space, soon):
-    """Return the loss of row i; store its gradient times factor, if there is room for it."""
-    loss, others, own, lower = row_loss(row, targets[i], space, soon)
+    """Return the loss and the z-loss of row i; store its gradient times factor if there is room."""
+    x = targets[i]
+    mass, z_loss, sharpness = meaning(options, x)
+    if mass == 0.0 and z_loss == 0.0:  # nothing to learn, whatever the scores hold
+        gradient[:] = 0
+        return 0.0, 0.0
+    m, limited, (gap, others, own, lower) = row_sums(row, x, sharpness, space, soon)
+    top, b = times(sharpness, F64(m)), times(sharpness, factor)
+    log_rest = log_of_rest(gap, others, own)
+    loss, penalty, a, own_slope = finish_masses(
+        gap, mass, others, own, log_rest, 0.0, 0.0, top, z_loss
+    )
+    if limited and z_loss > 0.0 and m == 0.0:
+        penalty = np.inf  # the limit hides how high the scores were
     if gradient.size:
-        share = factor / (others + own)
-        scale_row(space[0], share * lower, gradient[0])
-        put(gradient[0], targets[i], -others * share)
-    return loss, 0.0
+        scale_row(space[0], a * b * lower, gradient[0])
+        put(gradient[0], x, own_slope * b)
+    return loss, penalty

@@ -25,7 +25,12 @@ def do_row(row, targets, i, options, factor, gradient, space, soon):
 
 @device_overload(do_row)
 def _do_row(row, targets, i, options, factor, gradient, space, soon):
-    return hard_row if isinstance(options, types.NoneType) else mass_row
+    return hard_row if of_one_class(options) else mass_row
+
+
+def of_one_class(options):
+    """Return whether options of a type leave all mass to the right class."""
+    return isinstance(options, types.NoneType) or isinstance(options[1], types.NoneType)
 
 
 def new_space(logits, options, work_size):
@@ -35,14 +40,14 @@ def new_space(logits, options, work_size):
 
 @device_overload(new_space)
 def _new_space(logits, options, work_size):
-    def of_one_class(logits, options, work_size):
+    def hard(logits, options, work_size):
         return (
             scratch_like(logits, work_size),
             scratch_like(logits, BLOCK),
             scratch_like(logits, logits.shape[1]),
         )
 
-    def of_masses(logits, options, work_size):
+    def spread(logits, options, work_size):
         classes = logits.shape[1]
         return (
             np.empty(work_size),
@@ -54,7 +59,7 @@ def _new_space(logits, options, work_size):
             np.empty(FAR),
         )
 
-    return of_one_class if isinstance(options, types.NoneType) else of_masses
+    return hard if of_one_class(options) else spread
 
 
 def new_buffer(logits, softcap):
@@ -74,9 +79,10 @@ def long_rows(logits, targets, row_weight, options, scale, losses, gradient, sum
     """Add weighted losses to sums[0], z-losses to sums[1]; store losses, and gradient times scale.
 
     An empty row_weight (N,) stands for ones; empty losses (N,) or gradient (N, C) are not wanted.
-    options None is for class indices alone; else they are what `mass_row` takes: gain, base,
-    z_loss, softcap (None for none), and sharpness, which is 1 / temperature. sums[2] and sums[3]
-    take what rounding the others loses, so that a million rows add no error of their own.
+    options None is for class indices alone; else they are gain, base, z_loss, softcap (None for
+    none), and sharpness, which is 1 / temperature: what `mass_row` takes, or `hard_row`, if base is
+    None because no class but the right one has mass. sums[2] and sums[3] take what rounding the
+    others loses, so that a million rows add no error of their own.
     """
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
     classes = logits.shape[1]

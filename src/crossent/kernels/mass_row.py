@@ -21,7 +21,6 @@ from crossent.kernels.elementary import (
     add_exactly,
     exp_and_less,
     exp_of_scaled,
-    log1p,
     tanh_of,
 )
 from crossent.kernels.halves import put, read
@@ -30,8 +29,10 @@ from crossent.kernels.rows import (
     BLOCK,
     edit,
     fetch_share,
+    finish_masses,
     largest,
     limit,
+    log_of_rest,
     padded,
     room,
     take_limit_of,
@@ -259,23 +260,6 @@ def add_up(row, m, excluded, sharpness, masses, spread, like, buffer, spare, wor
         rest, r_lost = add_exactly(rest, r_lost, r)
         gap, d_lost = add_exactly(gap, d_lost, d)
     return others + e_lost, rest + r_lost, (gap + d_lost) * sharpness
-
-
-@device
-def log_of_rest(gap, others, own):
-    """Return ln(others + own), where the larger of the two is about 1: others if gap > 0."""
-    return log1p(select(gap == 0.0, others, (others - 1.0) + own))
-
-
-@device
-def finish_masses(gap, own_mass, others, own, log_rest, rest, rest_gap, m, z_loss):
-    """Return the loss, the z-loss, and the factors of p and of the excluded class, unweighted."""
-    lse, share = m + log_rest, 1.0 / (others + own)
-    loss = rest * log_rest + rest_gap
-    loss += select(own_mass != 0.0, own_mass * (gap + log_rest), 0.0)
-    pull = 2.0 * z_loss * lse
-    own_slope = (rest + pull) * (own * share) - own_mass * (others * share)
-    return loss, z_loss * lse * lse, (rest + own_mass + pull) * share, own_slope
 
 
 @device

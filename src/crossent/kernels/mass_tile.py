@@ -7,8 +7,8 @@ from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.elementary import F64, U64, add_exactly, exp_of_scaled
 from crossent.kernels.hard_tile import exponentiate_tile, scale_tile
 from crossent.kernels.intrinsics import select
-from crossent.kernels.mass_row import cap, finish_masses, log_of_rest
-from crossent.kernels.rows import fetch_share, largest
+from crossent.kernels.mass_row import cap
+from crossent.kernels.rows import fetch_share, finish_masses, largest, log_of_rest
 from crossent.kernels.tile import (
     FOLD,
     GAP,

@@ -11,7 +11,7 @@ import numpy as np
 from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.elementary import log1p
 from crossent.kernels.halves import read
-from crossent.kernels.intrinsics import fetch, larger
+from crossent.kernels.intrinsics import fetch, larger, select
 from crossent.kernels.strips import take_limit
 
 LANES = 64  # rows are padded to a multiple, so that no loop over them has a slow remainder
@@ -103,7 +103,25 @@ def edit(scores, excluded, size, buffer):
 @device
 def finish(gap, others, own):
     """Return the loss, -ln(own / (others + own)), where gap = m - score of the target >= 0."""
-    return gap + log1p(others if gap == 0.0 else (others - type(gap)(1.0)) + own)
+    return gap + log_of_rest(gap, others, own)
+
+
+@device
+def log_of_rest(gap, others, own):
+    """Return ln(others + own), where the larger of the two is about 1: others if gap > 0."""
+    return log1p(select(gap == 0.0, others, (others - type(gap)(1.0)) + own))
+
+
+@device
+def finish_masses(gap, own_mass, others, own, log_rest, rest, rest_gap, m, z_loss):
+    """Return the loss, the z-loss, and the factors of p and of the excluded class, unweighted."""
+    lse, share = m + log_rest, 1.0 / (others + own)
+    loss = rest * log_rest + rest_gap
+    loss += select(own_mass != 0.0, own_mass * (gap + log_rest), 0.0)
+    half = select(z_loss != 0.0, z_loss * lse, 0.0)  # 0 * inf = 0
+    penalty, pull = select(half != 0.0, half * lse, 0.0), 2.0 * half
+    own_slope = (rest + pull) * (own * share) - own_mass * (others * share)
+    return loss, penalty, (rest + own_mass + pull) * share, own_slope
 
 
 @device

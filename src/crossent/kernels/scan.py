@@ -1,7 +1,7 @@
 """One look over targets, before anything is computed from them."""
 
 from crossent.kernels.compiler import device, kernel
-from crossent.kernels.elementary import U64, add_exactly
+from crossent.kernels.elementary import I32, U64, add_exactly
 from crossent.kernels.intrinsics import reordered_add, select
 from crossent.kernels.rows import BLOCK
 from crossent.kernels.sums import sum_of
@@ -68,18 +68,32 @@ def weigh_indices(targets, ignore_index, row_weight, class_weight, indices, weig
             weights[1, i] = both
 
 
+@device
+def any_outside(values):
+    """Return 1 if one of a vector's numbers is not in [0, 1], else 0; NaN is not."""
+    bad = I32(0)  # as many bits as a float32, for vectors of both
+    for i in range(values.size):
+        bad = max(bad, select((values[i] >= 0.0) & (values[i] <= 1.0), I32(0), I32(1)))
+    return bad
+
+
+@kernel
+def scan_shares(values, sums):
+    """Let sums[0] be above 0 if one of a vector's numbers is not in [0, 1]."""
+    for start in range(0, values.size, BLOCK):
+        sums[0] += any_outside(values[start : start + BLOCK])
+
+
 @kernel
 def scan_masses(values, sums):
-    """Add to sums[0] the total of a vector, to sums[1] how many are not in [0, 1]; NaN is not.
+    """Add to sums[0] the total of a vector; sums[1] is above 0 if some are not in [0, 1].
 
     sums[2] takes what rounding sums[0] loses.
     """
     for start in range(0, values.size, BLOCK):
-        block, bad = values[start : start + BLOCK], 0
-        for i in range(block.size):
-            bad += not (block[i] >= 0.0 and block[i] <= 1.0)
+        block = values[start : start + BLOCK]
         sums[0], sums[2] = add_exactly(sums[0], sums[2], sum_of(block))
-        sums[1] += bad
+        sums[1] += any_outside(block)
 
 
 @kernel
@@ -89,16 +103,15 @@ def scan_weighted_masses(targets, class_weight, row_weight, sums):
     An empty class_weight (C,) or row_weight (N,) stands for ones.
     """
     for i in range(targets.shape[0]):
-        row, mass, bad = targets[i], 0.0, 0
+        row, mass = targets[i], 0.0
         weight = row_weight[i] if row_weight.size else 1.0
         if weight == 0.0:
             continue
         for j in range(row.size):
-            bad += not (row[j] >= 0.0 and row[j] <= 1.0)
             each = class_weight[j] if class_weight.size else 1.0
             mass = reordered_add(mass, row[j] * each)
         sums[0], sums[2] = add_exactly(sums[0], sums[2], weight * mass)
-        sums[1] += bad
+        sums[1] += any_outside(row)
 
 
 @kernel

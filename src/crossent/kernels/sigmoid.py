@@ -8,8 +8,8 @@ formed by subtraction. For a target y of weight a = pos_weight * y, and b = 1 - 
 
 with r = sigmoid(z) - y = b sigmoid(z) - y sigmoid(-z), so that a hard target never cancels. One of
 the two softplus is ln(1 + e), the other, on the wrong side, |z| more.
-Letters: n samples of J outputs. An empty weight array stands for ones, an empty losses (n, J) or
-gradient (n, J) is not wanted.
+Where it weighs the same for all outputs, the sum of ln(1 + e) is the logarithm of a product.
+Letters: n samples of J outputs.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from crossent.kernels.compiler import device, device_overload, kernel
 from crossent.kernels.elementary import F64, add_exactly, at_least, exp_of_negative, log1p_of_share
 from crossent.kernels.halves import put, read, scratch_like
 from crossent.kernels.intrinsics import borrowed, fma, keep, magnitude, reordered_add, select
-from crossent.kernels.sums import sum_of
+from crossent.kernels.sums import sum_of, sum_of_logarithms
 
 BLOCK = 512  # outputs at a time: with all that is made of them they lie in the nearest cache
 WIDE_BLOCK = 256  # float64: a block's sum is added exactly, within it rounding accumulates
@@ -53,15 +53,15 @@ def both_sigmoids(z, e):
 
 @device
 def binary(z, e, a, b):
-    """Return the binary cross-entropy and its derivative for masses a on 1 and b on 0."""
+    """Return the binary cross-entropy without its ln(1 + e), and the derivative of the whole.
+
+    For masses a on 1 and b on 0. Signed like z, what is wrong needs neither |z| nor a last step.
+    """
     zero, one = type(z)(0.0), type(e)(1.0)
     up = z >= zero
-    wrong, right = select(up, b, a), select(up, a, b)
-    rest = log1p_of_share(e)
-    loss = right * rest
-    loss = select(wrong != zero, fma(wrong, magnitude(z) + rest, loss), loss)  # 0 * inf = 0
-    slope = fma(-right, e, wrong) / (one + e)
-    return loss, select(up, slope, zero - slope)  # not -0.0
+    wrong, right = select(up, b, -a), select(up, a, -b)
+    loss = select(wrong != zero, wrong * z, zero)  # 0 * inf = 0
+    return loss, fma(-right, e, wrong) / (one + e)
 
 
 @device
@@ -75,37 +75,98 @@ def quadratic(z, e, a, b):
     return 0.5 * r * r, r * up * down
 
 
-@device
-def block(z, y, pos_weight, pull, smoothing, e, losses, out):
-    """Store the losses of one block, and its gradient if wanted, times pull = weight * scale."""
-    take_exponentials(z, e)
-    kind = losses.dtype.type
-    zero, one, half = kind(0.0), kind(1.0), kind(0.5)
-    for i in range(z.size):
-        c = kind(y[i])
-        a = fma(c, one - smoothing, half * smoothing)
-        b = fma(one - c, one - smoothing, half * smoothing)
-        if pos_weight is None:
-            loss, slope = quadratic(F64(read(z[i])), e[i], a, b)
-        else:
-            loss, slope = binary(read(z[i]), e[i], a * pos_weight[i], b)
-        losses[i] = loss
-        if out is not None:
-            put(out, i, select(pull[i] != zero, kind(slope) * pull[i], zero))  # 0 * NaN is nothing
+def block(z, y, pos_weight, pull, smoothing, e, product, losses, out):
+    """Store the losses of one block, and its gradient if wanted, times pull = weight * scale.
+
+    e takes exp(-|z|). product is e if the sum of its ln(1 + e) is added later, else None.
+    """
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(block)
+def _block(z, y, pos_weight, pull, smoothing, e, product, losses, out):
+    def binaries(z, y, pos_weight, pull, smoothing, e, product, losses, out):
+        take_exponentials(z, e)
+        for i in range(z.size):
+            a, b = masses(losses.dtype.type(y[i]), weight_at(pos_weight, i), smoothing)
+            loss, slope = binary(read(z[i]), e[i], a, b)
+            losses[i] = loss if product is not None else fma(a + b, log1p_of_share(e[i]), loss)
+            if out is not None:
+                put(out, i, pulled(slope, pull, i))
+
+    def quadratics(z, y, pos_weight, pull, smoothing, e, product, losses, out):
+        take_exponentials(z, e)
+        for i in range(z.size):
+            a, b = masses(losses.dtype.type(y[i]), 1.0, smoothing)
+            losses[i], slope = quadratic(F64(read(z[i])), e[i], a, b)
+            if out is not None:
+                put(out, i, pulled(losses.dtype.type(slope), pull, i))
+
+    return quadratics if isinstance(pos_weight, types.NoneType) else binaries
 
 
 @device
-def weigh(each, weight, losses):
+def masses(y, pos_weight, smoothing):
+    """Return the masses on 1 and on 0 of a target, in its type."""
+    one, half = type(y)(1.0), type(y)(0.5)
+    a = fma(y, one - smoothing, half * smoothing)
+    return a * type(y)(pos_weight), fma(one - y, one - smoothing, half * smoothing)
+
+
+def weight_at(weights, i):
+    """Return a weight, 1 if all are."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(weight_at)
+def _weight_at(weights, i):
+    if isinstance(weights, types.Array):
+        return lambda weights, i: weights[i]
+    return lambda weights, i: 1.0
+
+
+def pulled(slope, pull, i):
+    """Return a slope times its pull, which is one number for all or one each."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(pulled)
+def _pulled(slope, pull, i):
+    def each(slope, pull, i):
+        zero = type(slope)(0.0)
+        return select(pull[i] != zero, slope * pull[i], zero)  # 0 * NaN is nothing
+
+    return each if isinstance(pull, types.Array) else lambda slope, pull, i: slope * pull
+
+
+def summed_as_product(pos_weight, weight, losses, e):
+    """Return e where ln(1 + e) weighs the same in all losses, and only their sum is wanted."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(summed_as_product)
+def _summed_as_product(pos_weight, weight, losses, e):
+    ones = isinstance(pos_weight, types.BaseTuple) and isinstance(weight, types.NoneType)
+    if ones and isinstance(losses, types.NoneType):
+        return lambda pos_weight, weight, losses, e: e
+    return lambda pos_weight, weight, losses, e: None
+
+
+@device
+def weigh(each, product, weight, losses):
     """Return the weighted sum of a block's losses, storing them if wanted.
 
     In float64, where a weight may be larger or smaller than float32 can be; and in a loop of its
     own, since beside float64 a loop over float32 takes half vectors.
     """
-    if losses is None and weight.size == 0:
+    if product is not None:
+        return sum_of(each) + sum_of_logarithms(product, each.size)
+    if losses is None and weight is None:
         return sum_of(each)
     total = 0.0
     for i in range(each.size):
-        loss = select(weight[i] != 0.0, weight[i] * F64(each[i]), 0.0)  # 0 * NaN is nothing
+        w = weight_at(weight, i)
+        loss = select(w != 0.0, w * F64(each[i]), 0.0)  # 0 * NaN is nothing
         total = reordered_add(total, loss)
         if losses is not None:
             losses[i] = loss
@@ -113,46 +174,44 @@ def weigh(each, weight, losses):
 
 
 def flat(array):
-    """Return an array as one vector; None stays None."""
+    """Return an array as one vector, all else as it is."""
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(flat)
 def _flat(array):
-    if isinstance(array, types.NoneType):
-        return lambda array: None
-    return lambda array: array.reshape(array.size)
+    if isinstance(array, types.Array):
+        return lambda array: array.reshape(array.size)
+    return lambda array: array
 
 
 def part(array, start, stop):
-    """Return a stretch of a vector; None stays None."""
+    """Return a stretch of a vector, all else as it is."""
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(part)
 def _part(array, start, stop):
-    if isinstance(array, types.NoneType):
-        return lambda array, start, stop: None
-    return lambda array, start, stop: array[start:stop]
+    if isinstance(array, types.Array):
+        return lambda array, start, stop: array[start:stop]
+    return lambda array, start, stop: array
 
 
-def repeat(values, like):
-    """Return values over and over, in an array like another; None stays None."""
+def repeat(values, like, size):
+    """Return values over and over, in memory like another array's; all else as it is."""
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(repeat)
-def _repeat(values, like):
-    def over_and_over(values, like):
-        repeated = np.empty_like(like)
-        for start in range(0, like.size, values.size):
+def _repeat(values, like, size):
+    def over_and_over(values, like, size):
+        repeated = scratch_like(like, size)
+        for start in range(0, size, values.size):
             for j in range(values.size):
                 repeated[start + j] = values[j]
         return repeated
 
-    if isinstance(values, types.NoneType):
-        return lambda values, like: None
-    return over_and_over
+    return over_and_over if isinstance(values, types.Array) else lambda values, like, size: values
 
 
 def new_exponentials(logits, pos_weight):
@@ -165,6 +224,18 @@ def _new_exponentials(logits, pos_weight):
     if isinstance(pos_weight, types.NoneType):
         return lambda logits, pos_weight: np.empty(BLOCK)
     return lambda logits, pos_weight: scratch_like(logits, BLOCK)
+
+
+def new_weights(weight, scale, like, size):
+    """Return memory for outputs' weights, and for these times scale; None and scale for ones."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(new_weights)
+def _new_weights(weight, scale, like, size):
+    if isinstance(weight, types.NoneType):
+        return lambda weight, scale, like, size: (None, scratch_like(like, 0).dtype.type(scale))
+    return lambda weight, scale, like, size: (np.empty(size), scratch_like(like, size))
 
 
 @device
@@ -186,28 +257,25 @@ def fill_weights(weight, start, outputs, scale, buffer, pull):
 def sigmoid_rows(logits, targets, pos_weight, weight, smoothing, scale, losses, gradient, sums):
     """Add the weighted losses to sums[0]; store losses and gradient (times scale), None: neither.
 
-    pos_weight (J,) selects the binary cross-entropy, None the quadratic cost. weight is (n, 1),
-    (n, J), or empty for ones. sums[2] takes what rounding sums[0] loses.
+    pos_weight (J,) selects the binary cross-entropy, () stands for ones, None for the quadratic
+    cost. weight is (n, 1), (n, J), or None for ones. sums[2] takes what rounding sums[0] loses.
     """
     samples, outputs = logits.shape
     limit = min(WIDE_BLOCK if logits.itemsize == 8 else BLOCK, max(logits.size, 1))
     step = max(1, limit // outputs)
-    factors = scratch_like(logits, step * outputs)
-    factors[:] = scale
     owned = (
-        np.ones(step * outputs if weight.size or losses is not None else 0),
-        factors,
-        repeat(pos_weight, factors),
+        new_weights(weight, scale, logits, step * outputs),
+        repeat(pos_weight, logits, step * outputs),
         scratch_like(logits, limit),
         new_exponentials(logits, pos_weight),
     )
-    weights, pull, pattern, each, e = borrowed(owned)
-    alpha = pull.dtype.type(smoothing)
+    (weights, pull), pattern, each, e = borrowed(owned)
+    alpha, product = each.dtype.type(smoothing), summed_as_product(pos_weight, weight, losses, e)
     z, y = borrowed(flat(logits)), borrowed(flat(targets))
     loss, out = borrowed(flat(losses)), borrowed(flat(gradient))
     for start in range(0, samples, step):
         size = min(step, samples - start) * outputs
-        if weight.size:
+        if weight is not None:
             fill_weights(weight, start, outputs, scale, weights[:size], pull)
         first = start * outputs
         for lo in range(0, size, limit):
@@ -216,13 +284,15 @@ def sigmoid_rows(logits, targets, pos_weight, weight, smoothing, scale, losses, 
                 z[first + lo : first + hi],
                 y[first + lo : first + hi],
                 part(pattern, lo, hi),
-                pull[lo:hi],
+                part(pull, lo, hi),
                 alpha,
                 e,
+                product,
                 each[: hi - lo],
                 part(out, first + lo, first + hi),
             )
-            value = weigh(each[: hi - lo], weights[lo:hi], part(loss, first + lo, first + hi))
+            stored = part(loss, first + lo, first + hi)
+            value = weigh(each[: hi - lo], product, part(weights, lo, hi), stored)
             sums[0], sums[2] = add_exactly(sums[0], sums[2], value)
     keep(owned)
 

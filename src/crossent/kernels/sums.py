@@ -1,4 +1,4 @@
-"""Sums in float64 of many numbers, by the same additions on every machine.
+"""Sums and products in float64 of many numbers, by the same operations on every machine.
 
 A compiler that vectorises a sum makes as many partial sums as the machine's registers have lanes:
 the fewer, the more rounding each of them accumulates. Here there are as many on all machines.
@@ -11,22 +11,31 @@ from numba import types
 from numba.core import cgutils
 
 from crossent.kernels.compiler import device
-from crossent.kernels.elementary import F64
-from crossent.kernels.intrinsics import intrinsic
+from crossent.kernels.elementary import F64, log1p
+from crossent.kernels.intrinsics import fma, intrinsic
 
-MOST = 32  # partial sums: of float64, which has no digits to spare; half as many of float32
+MOST = 32  # partial results: of float64, which has no digits to spare; half as many of float32
 
 
 def _lanes_at(context: Any, builder: Any, kind: Any, pointer: Any, wide: Any) -> Any:
-    """Build the numbers from a place on, as many as there are partial sums."""
+    """Build the numbers from a place on, as many as there are partial results."""
     vector = ir.VectorType(context.get_value_type(kind), wide.count)
     place = builder.bitcast(pointer, vector.as_pointer())
     read = builder.load(place, align=kind.bitwidth // 8)
     return read if kind == types.float64 else builder.fpext(read, wide)
 
 
-def _sum_of_lanes(builder: Any, vector: Any) -> Any:
-    """Build the sum of a vector, halves onto halves."""
+def _sum(builder: Any, a: Any, b: Any) -> Any:
+    return builder.fadd(a, b)
+
+
+def _product(builder: Any, a: Any, b: Any) -> Any:
+    """Build (1 + a) (1 + b) - 1: of shares no digit is lost, however small they are."""
+    return builder.fadd(builder.fadd(a, b), builder.fmul(a, b))
+
+
+def _of_lanes(builder: Any, vector: Any, join: Any) -> Any:
+    """Build the sum or the product of a vector, halves joined with halves."""
     width = vector.type.count
     while width > 1:
         width //= 2
@@ -38,27 +47,37 @@ def _sum_of_lanes(builder: Any, vector: Any) -> Any:
             )
             for lanes in (near, far)
         ]
-        vector = builder.fadd(*halves)
+        vector = join(builder, *halves)
     return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
 
-@intrinsic
-def sum_of_whole(typing_context, values, size):
-    """Return the sum of the first `size` numbers, a multiple of MOST, of a stretch of memory."""
-    lanes = MOST if values.dtype == types.float64 else MOST // 2
-    wide = ir.VectorType(ir.DoubleType(), lanes)
+def _joiner(join: Any) -> Any:
+    """Make the intrinsic that joins the first `size` numbers of a stretch of memory.
 
-    def lower(context, builder, signature, arguments):
-        array, size = arguments
-        start = context.make_array(values)(context, builder, value=array).data
-        total = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * lanes))
-        step = size.type(lanes)
-        with cgutils.for_range_slice(builder, size.type(0), size, step) as (i, _):
-            more = _lanes_at(context, builder, values.dtype, builder.gep(start, [i]), wide)
-            builder.store(builder.fadd(builder.load(total), more), total)
-        return _sum_of_lanes(builder, builder.load(total))
+    They are a multiple of MOST.
+    """
 
-    return types.float64(values, types.intp), lower
+    def joined(typing_context, values, size):
+        lanes = MOST if values.dtype == types.float64 else MOST // 2
+        wide = ir.VectorType(ir.DoubleType(), lanes)
+
+        def lower(context, builder, signature, arguments):
+            array, size = arguments
+            start = context.make_array(values)(context, builder, value=array).data
+            total = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * lanes))
+            step = size.type(lanes)
+            with cgutils.for_range_slice(builder, size.type(0), size, step) as (i, _):
+                more = _lanes_at(context, builder, values.dtype, builder.gep(start, [i]), wide)
+                builder.store(join(builder, builder.load(total), more), total)
+            return _of_lanes(builder, builder.load(total), join)
+
+        return types.float64(values, types.intp), lower
+
+    return intrinsic(joined)
+
+
+sum_of_whole = _joiner(_sum)
+product_of_whole = _joiner(_product)
 
 
 @device
@@ -69,3 +88,25 @@ def sum_of(values):
     for j in range(whole, values.size):
         total += F64(values[j])
     return total
+
+
+@device
+def sum_of_logarithms(shares, size):
+    """Return the sum of ln(1 + x) over the first `size` numbers in [0, 1], overwriting them.
+
+    As one logarithm, of a product that float64 has room for up to a thousand numbers. There is
+    space for a multiple of 4 MOST.
+    """
+    quarter = (size + 4 * MOST - 1) // (4 * MOST) * MOST
+    shares[size : 4 * quarter] = 0
+    for i in range(quarter):
+        near = with_product(shares[i], shares[quarter + i])
+        far = with_product(shares[2 * quarter + i], shares[3 * quarter + i])
+        shares[i] = with_product(near, far)
+    return log1p(product_of_whole(shares, quarter))
+
+
+@device
+def with_product(a, b):
+    """Return (1 + a) (1 + b) - 1."""
+    return fma(a, b, a + b)
