@@ -8,7 +8,20 @@ import pytest
 
 import crossent
 from benchmarks.rows import LOSSES
-from cases import ALL_OPTIONS, BITS, INF, NAN, REDUCTIONS, SIGMOID, SOFT, SOFTMAX, WEIGHT, Y, Z
+from cases import (
+    ALL_OPTIONS,
+    BITS,
+    INF,
+    NAN,
+    REDUCTIONS,
+    SIGMOID,
+    SOFT,
+    SOFTMAX,
+    WEIGHT,
+    Y,
+    Z,
+    numpy_type,
+)
 
 DTYPES = (np.float16, np.float32, np.float64)
 
@@ -329,6 +342,22 @@ def test_rows_without_a_limit_are_nan_and_no_other_row_is(
     assert np.isfinite(gradient[others]).all()
     assert np.isnan(crossent.softmax(z)[77]).all()
     assert np.isfinite(crossent.softmax(z)[others]).all()
+
+
+@pytest.mark.parametrize("width", [2, 20, 300])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_nan_of_a_half_type_stays_one(loss: str, dtype: str, width: int) -> None:
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="NumPy has no bfloat16 of its own")
+    every = np.arange(2**16, dtype=np.uint16).view(numpy_type(dtype))
+    with np.errstate(invalid="ignore"):  # some of them signal
+        every = every[np.isnan(every)]
+        z = np.zeros((len(every), width), every.dtype)
+        z[:, -1] = every
+        targets = np.zeros(len(z) if loss in SOFTMAX else z.shape, int)
+        gradient = each(loss, z, targets)[1]
+        assert np.isnan(gradient if loss in SOFTMAX else gradient[:, -1]).all()
 
 
 @pytest.mark.parametrize("width", [3, 600])

