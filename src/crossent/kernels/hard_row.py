@@ -10,7 +10,6 @@ from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.elementary import F64, add_exactly, anchor, exp_from, exp_of_scaled
 from crossent.kernels.halves import put, read
 from crossent.kernels.intrinsics import magnitude
-from crossent.kernels.mass_row import mass_at
 from crossent.kernels.rows import (
     LANES,
     TINY,
@@ -19,6 +18,7 @@ from crossent.kernels.rows import (
     finish_masses,
     largest,
     log_of_rest,
+    mass_at,
     padded,
     room,
     take_limit_of,

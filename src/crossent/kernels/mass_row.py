@@ -33,22 +33,11 @@ from crossent.kernels.rows import (
     largest,
     limit,
     log_of_rest,
+    mass_at,
     padded,
     room,
     take_limit_of,
 )
-
-
-def mass_at(masses, j):
-    """Return the mass of class j."""
-    raise AssertionError("kernels are compiled")
-
-
-@device_overload(mass_at)
-def _mass_at(masses, j):
-    if isinstance(masses, types.Array):
-        return lambda masses, j: F64(masses[j])
-    return lambda masses, j: masses
 
 
 def any_mass(masses):

@@ -7,9 +7,10 @@ gradient -others / total is a difference of nearly equal numbers.
 """
 
 import numpy as np
+from numba import types
 
 from crossent.kernels.compiler import device, device_overload
-from crossent.kernels.elementary import log1p
+from crossent.kernels.elementary import F64, log1p
 from crossent.kernels.halves import read
 from crossent.kernels.intrinsics import fetch, larger, select
 from crossent.kernels.strips import take_limit
@@ -98,6 +99,18 @@ def edit(scores, excluded, size, buffer):
     if 0 <= excluded < scores.size:
         buffer[excluded] = -np.inf
     return buffer[:size]
+
+
+def mass_at(masses, j):
+    """Return the mass of class j."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(mass_at)
+def _mass_at(masses, j):
+    if isinstance(masses, types.Array):
+        return lambda masses, j: F64(masses[j])
+    return lambda masses, j: masses
 
 
 @device
