@@ -100,13 +100,13 @@ def row_sums(row, target, sharpness, space, soon):
     return m, True, sums_below(replaced, m, target, sharpness, buffer, work, soon)
 
 
-def meaning(options, x):
+def hard_options(options, x):
     """Return the mass of target x, what multiplies the z-loss, and sharpness (None for 1)."""
     raise AssertionError("kernels are compiled")
 
 
-@device_overload(meaning)
-def _meaning(options, x):
+@device_overload(hard_options)
+def _hard_options(options, x):
     if isinstance(options, types.NoneType):
         return lambda options, x: (1.0, 0.0, None)
     return lambda options, x: (mass_at(options[0], x), options[2], options[4])
@@ -131,7 +131,7 @@ def write(work, factor, out):
 def hard_row(row, targets, i, options, factor, gradient, space, soon):
     """Return the loss and the z-loss of row i; store its gradient times factor if there is room."""
     x = targets[i]
-    mass, z_loss, sharpness = meaning(options, x)
+    mass, z_loss, sharpness = hard_options(options, x)
     if mass == 0.0 and z_loss == 0.0:  # nothing to learn, whatever the scores hold
         gradient[:] = 0
         return 0.0, 0.0
