@@ -107,9 +107,9 @@ def _anchor(m, sharpness):
     plain = isinstance(sharpness, types.NoneType)
     if m == types.float32:
         return _anchor32 if plain else _anchor_scaled32
-    return (
-        (lambda m, sharpness: ((m,), 1.0)) if plain else lambda m, sharpness: ((m, sharpness), 1.0)
-    )
+    if plain:
+        return lambda m, sharpness: ((m,), 1.0)
+    return lambda m, sharpness: ((m, sharpness), 1.0)
 
 
 @device_overload(exp_from)

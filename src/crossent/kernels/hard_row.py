@@ -62,54 +62,35 @@ def exponentiate_others(row, m, target, sharpness, buffer, work, soon):
     return (others + lost) * lower, lower
 
 
-def times(sharpness, x):
-    """Return sharpness x."""
-    raise AssertionError("kernels are compiled")
-
-
-@device_overload(times)
-def _times(sharpness, x):
-    if isinstance(sharpness, types.NoneType):
-        return lambda sharpness, x: x
-    return lambda sharpness, x: sharpness * x
-
-
-@device
-def sums_below(row, m, target, sharpness, buffer, work, soon):
-    """Return gap, others, own of a row with maximum m; work keeps the others' exponentials.
-
-    And the factor that undoes the raising of these.
-    """
-    score, top = read(row[target]), F64(m)
-    others, lower = exponentiate_others(row, m, target, sharpness, buffer, work, soon)
-    own = exp_of_scaled(score, top, times(sharpness, 1.0), work)
-    return times(sharpness, top - F64(score)), others, own, lower
-
-
 @device
 def row_sums(row, target, sharpness, space, soon):
-    """Do what `sums_below` does for any row; one that holds +inf is replaced by its limit.
+    """Return a row's maximum, its target's score, and what `exponentiate_others` finds.
 
-    Return the maximum, and whether that took place, too.
+    One that holds +inf is replaced by its limit; return whether it was, too.
     """
     work, buffer, replaced = space
     m = largest(row)
     if m != np.inf:
-        return m, False, sums_below(row, m, target, sharpness, buffer, work, soon)
+        found = exponentiate_others(row, m, target, sharpness, buffer, work, soon)
+        return m, read(row[target]), found, False
     m = take_limit_of(row, replaced)
-    return m, True, sums_below(replaced, m, target, sharpness, buffer, work, soon)
+    found = exponentiate_others(replaced, m, target, sharpness, buffer, work, soon)
+    return m, replaced[target], found, True
 
 
 def hard_options(options, x):
-    """Return the mass of target x, what multiplies the z-loss, and sharpness (None for 1)."""
+    """Return the mass of target x, what multiplies the z-loss, sharpness, and that again.
+
+    The second time None stands for 1, to compute less where there are many scores.
+    """
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(hard_options)
 def _hard_options(options, x):
     if isinstance(options, types.NoneType):
-        return lambda options, x: (1.0, 0.0, None)
-    return lambda options, x: (mass_at(options[0], x), options[2], options[4])
+        return lambda options, x: (1.0, 0.0, 1.0, None)
+    return lambda options, x: (mass_at(options[0], x), options[2], options[4], options[4])
 
 
 @device
@@ -131,19 +112,21 @@ def write(work, factor, out):
 def hard_row(row, targets, i, options, factor, gradient, space, soon):
     """Return the loss and the z-loss of row i; store its gradient times factor if there is room."""
     x = targets[i]
-    mass, z_loss, sharpness = hard_options(options, x)
+    mass, z_loss, sharpness, for_many = hard_options(options, x)
     if mass == 0.0 and z_loss == 0.0:  # nothing to learn, whatever the scores hold
         gradient[:] = 0
         return 0.0, 0.0
-    m, limited, (gap, others, own, lower) = row_sums(row, x, sharpness, space, soon)
-    top, b = times(sharpness, F64(m)), times(sharpness, factor)
+    m, score, (others, lower), limited = row_sums(row, x, for_many, space, soon)
+    gap = sharpness * (F64(m) - F64(score))
+    own = exp_of_scaled(score, F64(m), sharpness, space[0])
     log_rest = log_of_rest(gap, others, own)
     loss, penalty, a, own_slope = finish_masses(
-        gap, mass, others, own, log_rest, 0.0, 0.0, top, z_loss
+        gap, mass, others, own, log_rest, 0.0, 0.0, sharpness * F64(m), z_loss
     )
     if limited and z_loss > 0.0 and m == 0.0:
         penalty = np.inf  # the limit hides how high the scores were
     if gradient.size:
+        b = factor * sharpness
         scale_row(space[0], a * b * lower, gradient[0])
         put(gradient[0], x, own_slope * b)
     return loss, penalty

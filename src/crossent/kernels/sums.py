@@ -98,7 +98,8 @@ def sum_of_logarithms(shares, size):
     space for a multiple of 4 MOST.
     """
     quarter = (size + 4 * MOST - 1) // (4 * MOST) * MOST
-    shares[size : 4 * quarter] = 0
+    for i in range(size, 4 * quarter):
+        shares[i] = 0
     for i in range(quarter):
         near = with_product(shares[i], shares[quarter + i])
         far = with_product(shares[2 * quarter + i], shares[3 * quarter + i])
