@@ -136,6 +136,20 @@ TRICKS = (
         "3",
     ),
     Trick(
+        "two classes by the exponential of their difference",
+        "that of the larger one is 1, and nothing is added up",
+        "narrow_tile.py",
+        (("if tile.shape[0] == 2:", "if tile.shape[0] < 0:"),),
+        "2",
+    ),
+    Trick(
+        "one logarithm of a product for the losses of a tile",
+        "two operations a row instead of a polynomial, where only their sum is asked for",
+        "tile.py",
+        (("or tile.itemsize == 8\n", "or tile.itemsize > 0\n"),),
+        "3",
+    ),
+    Trick(
         "float32 exponentials where only the right class has mass",
         "a temperature or a z-loss takes nothing away from the others' share, so nothing cancels",
         "../numpy.py",

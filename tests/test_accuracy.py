@@ -72,7 +72,7 @@ def test_of_many_rows_none_is_far_off(classes: int, weighted: bool) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 7.0])
 @pytest.mark.parametrize("origin", [0.0, 299.0, -299.0, 301.0, -301.0, -1e4, 1e6])
-@pytest.mark.parametrize("classes", [10, 200])
+@pytest.mark.parametrize("classes", [2, 3, 10, 200])
 def test_rows_far_from_zero(classes: int, origin: float, temperature: float) -> None:
     """Far as a whole row is with float32 exponentials, where temperature has been divided by."""
     rng = np.random.default_rng(classes)
@@ -160,6 +160,33 @@ def test_outputs_that_are_all_equal(dtype: str) -> None:
         for count in (1, 2, 3, 17, 512, 700):
             value = loss(np.full(count, z), np.ones(count, dtype))
             assert oracle.ulps(value, true) <= bound
+
+
+@pytest.mark.parametrize("classes", [2, 3, 8, 16, 17, 192])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_are_all_equal(dtype: str, classes: int) -> None:
+    """A tile of them takes the logarithm of a product, which has to fit into float64."""
+    bound = {"float32": 2.5, "float64": 4.0}[dtype]
+    loss, rng = crossent.CrossEntropy(), np.random.default_rng(classes)
+    for spread in (0.0, 0.1, 1.0, 5.0, 25.0):
+        row = rng.normal(0, spread, classes).astype(dtype)
+        for y in {int(row.argmax()), int(row.argmin()), 1}:
+            with mp.workdps(60):
+                true = mp.log(mp.fsum(mp.exp(mpf(float(s)) - float(row[y])) for s in row))
+            for count in (1, 2, 17, 128, 240, 700):
+                value = loss(np.tile(row, (count, 1)), np.full(count, y))
+                assert oracle.ulps(value, true) <= bound
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_many_rows_deep_in_the_tail(classes: int) -> None:
+    """Losses too small for normal float32 make a sum that is not."""
+    z = np.zeros((100_000, classes), np.float32)
+    z[:, 1:] = -96.7
+    value = crossent.CrossEntropy(reduction="sum")(z, np.zeros(len(z), int))
+    with mp.workdps(60):
+        true = len(z) * mp.log1p((classes - 1) * mp.exp(mpf(float(z[0, 1]))))
+        assert oracle.ulps(value, true) <= BOUND["float32"]
 
 
 # Tails --------------------------------------------------------------------------------------------

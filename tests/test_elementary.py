@@ -101,6 +101,28 @@ def test_the_exp_of_a_product_is_as_good_as_its_own(sharpness: float) -> None:
 
 
 @numba.njit
+def exp_of_gap(a: Any, b: Any, out: Any) -> None:
+    for i in range(a.size):
+        out[i], _ = elementary.raised_exp_of_gap(a[i], b[i])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_exp_of_a_gap(dtype: str) -> None:
+    a, b = RNG.uniform(-60, 60, (2, 4000)).astype(dtype)
+    found, raised = np.empty_like(a), 64 if dtype == "float32" else 0
+    exp_of_gap(a, b, found)
+    with mpmath.workdps(40):
+        true = [
+            mpmath.ldexp(mpmath.exp(-abs(mpmath.mpf(one) - other)), raised)
+            for one, other in zip(a.tolist(), b.tolist(), strict=True)
+        ]
+        assert ulps(found, true) < 1.0
+    ends = np.array([np.inf, -np.inf, np.nan, 3.0], dtype)
+    exp_of_gap(ends, np.array([0.0, 0.0, 0.0, 3.0], dtype), ends)
+    np.testing.assert_array_equal(ends, [0.0, 0.0, np.nan, 2.0**raised])
+
+
+@numba.njit
 def exp_from_maximum(x: Any, m: Any, sharpness: Any, out: Any) -> Any:
     around, lower = elementary.anchor(m, sharpness)
     for i in range(x.size):

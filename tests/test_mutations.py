@@ -81,6 +81,27 @@ MUTANTS = (
         "test_accuracy.py::test_loss_and_gradient[float32-10-cross_entropy-hard]",
     ),
     Mutant(
+        "what the difference of two classes rounds away",
+        "kernels/elementary.py",
+        "select(d > F32(0.0), -e, e)",
+        "F32(0.0)",
+        "test_accuracy.py::test_loss_and_gradient[float32-2-cross_entropy-hard]",
+    ),
+    Mutant(
+        "that float64 has no room for a product of many large sums",
+        "kernels/tile.py",
+        "if tile.shape[0] <= FEW else",
+        "if tile.shape[0] <= LINES else",
+        "test_accuracy.py::test_rows_that_are_all_equal[float32-192]",
+    ),
+    Mutant(
+        "that shares which are all tiny make bad sums",
+        "kernels/tile.py",
+        "single or largest(share[:count]) < SMALL",
+        "single",
+        "test_accuracy.py::test_many_rows_deep_in_the_tail[3]",
+    ),
+    Mutant(
         "the raising of sums of subnormals",
         "kernels/elementary.py",
         "return select(d < low, F32(0.0), exp_of_rest32(r) * power_at_end(t))",

@@ -52,6 +52,11 @@ def raised_exp(x, m):
     raise AssertionError("kernels are compiled")
 
 
+def raised_exp_of_gap(a, b):
+    """Return exp(-|a - b|), raised as `raised_exp` is, and a - b."""
+    raise AssertionError("kernels are compiled")
+
+
 def raised_exp_of_scaled(x, m, sharpness):
     """Return exp(sharpness (x - m)), raised as `raised_exp` is; sharpness None stands for 1."""
     raise AssertionError("kernels are compiled")
@@ -91,6 +96,19 @@ def _exp_of_negative(x):
 @device_overload(raised_exp)
 def _raised_exp(x, m):
     return _raised_exp32 if x == types.float32 else _exp64
+
+
+@device_overload(raised_exp_of_gap)
+def _raised_exp_of_gap(a, b):
+    def near(a, b):
+        d, e = finite_difference(a, b)
+        return exp_beside(-magnitude(d), select(d > F32(0.0), -e, e), SHIFT32, F32(-131.0)), d
+
+    def wide(a, b):
+        d, e = finite_difference(a, b)
+        return exp64_of_sum(-magnitude(d), select(d > 0.0, -e, e)), d
+
+    return near if a == types.float32 else wide
 
 
 @device_overload(raised_exp_of_scaled)
@@ -161,6 +179,13 @@ def difference(x, m):
     the rounding alone would cost 50 ulp.
     """
     return two_sum(x, -m)
+
+
+@device
+def finite_difference(a, b):
+    """Return the same, with nothing beside a difference that is infinite."""
+    d, e = difference(a, b)
+    return d, select(magnitude(d) < type(d)(np.inf), e, type(d)(0.0))
 
 
 @device

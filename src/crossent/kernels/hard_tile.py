@@ -4,23 +4,17 @@ import numpy as np
 from numba import types
 
 from crossent.kernels.compiler import device, device_overload
-from crossent.kernels.elementary import (
-    F64,
-    U64,
-    exp_of_difference,
-    raised_exp_of_scaled,
-)
+from crossent.kernels.elementary import U64, exp_of_difference, raised_exp_of_scaled
 from crossent.kernels.intrinsics import fma, magnitude, select
-from crossent.kernels.rows import TINY, fetch_share, finish, lowering
+from crossent.kernels.rows import fetch_share, lowering, rest_of_total
 from crossent.kernels.tile import (
     LEAST,
     LINES,
-    LOSS,
     OTHERS,
     PULL,
     add,
     leave_out,
-    report,
+    report_losses,
     take_maxima,
 )
 
@@ -82,8 +76,8 @@ def take_sums(others, lost, lower):
 
 
 @device
-def finish_tile(m, score, own, narrow, others, loss, total):
-    """Store the loss and the sum of exponentials of every row.
+def finish_tile(m, score, own, narrow, others, total, share):
+    """Store the sum of exponentials of every row; turn scores into gaps, and store shares.
 
     In loops of few steps, each for one type: float32 beside float64 gets half vectors.
     """
@@ -92,26 +86,24 @@ def finish_tile(m, score, own, narrow, others, loss, total):
     for i in range(own.size):
         total[i], narrow[i] = others[i] + own[i], others[i]
     for i in range(own.size):
-        own[i] = finish(m[i] - score[i], narrow[i], own[i])
-    for i in range(own.size):  # ln(1 + x) = x, where that may not be a normal float32
-        loss[i] = select(others[i] < TINY, others[i], F64(own[i]))
+        score[i] = m[i] - score[i]
+        share[i] = rest_of_total(score[i], narrow[i], own[i])
 
 
 @device
-def weigh_tile(row_weight, count, scale, lanes):
-    """Weigh the losses; turn sums of exponentials into what these are multiplied by.
+def take_factors(row_weight, count, scale, total):
+    """Turn sums of exponentials into what these are multiplied by.
 
     Return how many rows 0 times their exponentials is not 0 for: those of weight 0 with NaN.
     """
     spoilt = 0
     if not row_weight.size:  # all are 1
         for i in range(count):
-            lanes[PULL + i] = scale / lanes[PULL + i]
+            total[i] = scale / total[i]
     for i in range(row_weight.size):
-        weight, total = row_weight[i], lanes[PULL + i]
-        spoilt += (weight == 0.0) & (total != total)
-        lanes[LOSS + i] = select(weight != 0.0, weight * lanes[LOSS + i], 0.0)
-        lanes[PULL + i] = select(weight != 0.0, weight * scale / total, 0.0)
+        weight = row_weight[i]
+        spoilt += (weight == 0.0) & (total[i] != total[i])
+        total[i] = select(weight != 0.0, weight * scale / total[i], 0.0)
     return spoilt
 
 
@@ -171,15 +163,16 @@ def hard_tile(
     tile, targets, row_weight, options, scale, count, losses, gradient, space, lanes, soon
 ):
     """Report the losses of a tile of scores; turn it into their gradient if that is wanted."""
-    m, score, partial, narrow = space[0], space[1], space[2], space[3]
+    near, share = space
+    m, score, partial, narrow = near[0], near[1], near[2], near[3]
     others, factor = lanes[OTHERS : OTHERS + LINES], lanes[PULL : PULL + LINES]
     take_maxima(tile, count, m, partial)
     take_targets(targets, tile, score)
     exponentiate_tile(tile, m, None, partial, others, factor, soon)
-    finish_tile(m, score, partial, narrow, others, lanes[LOSS : LOSS + LINES], factor)
-    spoilt = weigh_tile(row_weight, count, scale, lanes)
-    report(count, 1, tile, lanes, losses)
+    finish_tile(m, score, partial, narrow, others, factor, share)
+    report_losses(score, share, others, 1.0, row_weight, count, tile, lanes, losses)
     if gradient.size:
+        spoilt = take_factors(row_weight, count, scale, factor)
         scale_tile(tile, factor, partial, narrow, count)
         put_targets(targets, others, factor, score, tile)
         if spoilt:

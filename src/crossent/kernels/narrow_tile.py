@@ -8,18 +8,16 @@ the scores' type, so that a comparison gets whole vectors.
 import numpy as np
 
 from crossent.kernels.compiler import device
-from crossent.kernels.elementary import F64, add_exactly, raised_exp, two_sum
+from crossent.kernels.elementary import I32, add_exactly, raised_exp, raised_exp_of_gap, two_sum
 from crossent.kernels.intrinsics import fma, larger, magnitude, select
-from crossent.kernels.rows import TINY, fetch_share, finish, largest, limit, lowering
+from crossent.kernels.rows import fetch_share, largest, limit, lowering, rest_of_total
 from crossent.kernels.tile import (
-    FOLD,
     LEAST,
     LINES,
-    LOSS,
     PULL,
     PUSH,
     leave_out,
-    report,
+    report_losses,
 )
 
 SPACE = 8  # rows of scratch that a tile takes beside its own
@@ -47,55 +45,89 @@ def take_limits(tile, m):
 
 
 @device
-def take_exponentials(tile, right, m, partial, others, lost, own, soon):
-    """Replace the tile by exp(tile - m), raised; store the right classes', sum the others'.
+def take_exponentials(tile, right, m, others, lost, own, soon):
+    """Replace the tile by exp(tile - m), raised; store the right classes' and sum the others'.
 
-    A few are summed as they come, and then exactly.
+    Two at a time, which costs half an ulp, and then exactly.
     """
-    classes = tile.shape[0]
+    others[:] = 0.0
     lost[:] = 0.0
     own[:] = 0.0
-    take_few(tile, 0, min(FOLD, classes), right, m, others, own, soon)
-    for start in range(FOLD, classes, FOLD):
-        take_few(tile, start, min(start + FOLD, classes), right, m, partial, own, soon)
-        for i in range(m.size):
-            others[i], lost[i] = add_exactly(others[i], lost[i], partial[i])
-
-
-@device
-def take_few(tile, start, stop, right, m, others, own, soon):
-    """Do so for some classes."""
-    zero = tile.dtype.type(0.0)
-    others[:] = 0.0
-    for j in range(start, stop):
-        scores, x = tile[j], tile.dtype.type(j)
+    odd = tile.shape[0] % 2
+    if odd:
+        fetch_share(soon, 0)
+        take_one(tile[0], right, m, others, own)
+    for j in range(odd, tile.shape[0], 2):
         fetch_share(soon, j * LINES)
-        for i in range(m.size):
-            e = raised_exp(scores[i], m[i])
-            own[i] += select(right[i] == x, e, zero)
-            others[i] += select(right[i] == x, zero, e)
-            scores[i] = e
+        fetch_share(soon, (j + 1) * LINES)
+        take_two(tile[j], tile[j + 1], j, right, m, others, lost, own)
 
 
 @device
-def finish_rows(m, score, own, others, lost, lower, loss):
-    """Store losses; add to own, exactly, what makes it the sum of all exponentials."""
-    near = own.dtype.type(lower)
+def take_one(scores, right, m, others, own):
+    """Do so for the first class."""
+    zero = scores.dtype.type(0.0)
+    for i in range(others.size):
+        e = raised_exp(scores[i], m[i])
+        hit = right[i] == zero
+        own[i], others[i] = select(hit, e, zero), select(hit, zero, e)
+        scores[i] = e
+
+
+@device
+def take_two(scores, more, j, right, m, others, lost, own):
+    """Do so for classes j and j + 1."""
+    zero, x, y = scores.dtype.type(0.0), scores.dtype.type(j), scores.dtype.type(j + 1)
+    for i in range(others.size):
+        e, f = raised_exp(scores[i], m[i]), raised_exp(more[i], m[i])
+        first, second = right[i] == x, right[i] == y
+        own[i] = select(first, e, select(second, f, own[i]))
+        partial = select(first, zero, e) + select(second, zero, f)
+        others[i], lost[i] = add_exactly(others[i], lost[i], partial)
+        scores[i], more[i] = e, f
+
+
+@device
+def take_classes(tile, right, count, m, others, lost, own, gap, soon):
+    """Do so for all classes; store gaps between the maxima and the scores of right classes, too."""
+    take_scores(tile, right, m, gap)
+    if largest(m[:count]) == np.inf:
+        take_limits(tile, m)
+        take_scores(tile, right, m, gap)
+    take_exponentials(tile, right, m, others, lost, own, soon)
     for i in range(m.size):
+        gap[i] = m[i] - gap[i]
+
+
+@device
+def take_pairs(tile, right, raised, others, lost, own, gap, soon):
+    """Do so for two classes alone, with one exponential, of their difference; raised is that of 0.
+
+    Store gaps between the maxima and the scores of right classes, too.
+    """
+    zero, one = tile.dtype.type(0.0), tile.dtype.type(raised)
+    scores, more = tile[0], tile[1]
+    fetch_share(soon, 0)
+    fetch_share(soon, LINES)
+    for i in range(gap.size):
+        first = right[i] == zero
+        other, mine = select(first, more[i], scores[i]), select(first, scores[i], more[i])
+        e, above = raised_exp_of_gap(other, mine)
+        up = above >= zero
+        others[i], own[i] = select(up, one, e), select(up, e, one)
+        gap[i], lost[i] = select(up, above, zero), zero
+        scores[i] = more[i] = others[i]
+
+
+@device
+def finish_rows(gap, own, others, lost, lower, share):
+    """Store the shares that losses take logarithms of; turn own, exactly, into sums of all."""
+    near = own.dtype.type(lower)
+    for i in range(gap.size):
         others[i], lost[i] = two_sum(others[i], lost[i])
         rest, alone = others[i] * near, own[i] * near
-        score[i] = finish(m[i] - score[i], rest, alone)
+        share[i] = rest_of_total(gap[i], rest, alone)
         own[i], lost[i] = add_exactly(rest, lost[i] * near, alone)
-    for i in range(m.size):
-        rest = others[i] * lower
-        loss[i] = select(rest < TINY, rest, F64(score[i]))
-
-
-@device
-def weigh_losses(row_weight, loss):
-    """Multiply losses by weights, if there are any; 0 times what is not finite is 0."""
-    for i in range(row_weight.size):
-        loss[i] = select(row_weight[i] != 0.0, row_weight[i] * loss[i], 0.0)
 
 
 @device
@@ -141,19 +173,17 @@ def narrow_tile(
     tile, targets, row_weight, options, scale, count, losses, gradient, space, lanes, soon
 ):
     """Report the losses of a tile of scores; turn it into their gradient if that is wanted."""
-    right, m, score, others, own = space[0], space[1], space[2], space[3], space[4]
-    lost, factor, rest = space[5], space[6], space[7]
-    loss, lower = lanes[LOSS : LOSS + LINES], lowering(tile)
+    near, share = space
+    right, m, gap, others, own = near[0], near[1], near[2], near[3], near[4]
+    lost, factor, rest, lower = near[5], near[6], near[7], lowering(tile)
     for i in range(count):
-        right[i] = targets[i]
-    take_scores(tile, right, m, score)
-    if largest(m[:count]) == np.inf:
-        take_limits(tile, m)
-        take_scores(tile, right, m, score)
-    take_exponentials(tile, right, m, factor, others, lost, own, soon)
-    finish_rows(m, score, own, others, lost, lower, loss)
-    weigh_losses(row_weight, loss)
-    report(count, 1, tile, lanes, losses)
+        right[i] = I32(targets[i])  # of integers of 64 bits no vector is turned into floats
+    if tile.shape[0] == 2:
+        take_pairs(tile, right, 1.0 / lower, others, lost, own, gap, soon)
+    else:
+        take_classes(tile, right, count, m, others, lost, own, gap, soon)
+    finish_rows(gap, own, others, lost, lower, share)
+    report_losses(gap, share, others, lower, row_weight, count, tile, lanes, losses)
     if gradient.size:
         if take_factors(row_weight, scale, lower, own, lost, factor, rest):
             wide, more = lanes[PULL : PULL + LINES], lanes[PUSH : PUSH + LINES]

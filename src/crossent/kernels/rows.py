@@ -122,7 +122,13 @@ def finish(gap, others, own):
 @device
 def log_of_rest(gap, others, own):
     """Return ln(others + own), where the larger of the two is about 1: others if gap > 0."""
-    return log1p(select(gap == 0.0, others, (others - type(gap)(1.0)) + own))
+    return log1p(rest_of_total(gap, others, own))
+
+
+@device
+def rest_of_total(gap, others, own):
+    """Return others + own - 1, of which no digit is lost."""
+    return select(gap == 0.0, others, (others - type(gap)(1.0)) + own)
 
 
 @device

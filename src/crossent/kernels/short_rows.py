@@ -15,7 +15,7 @@ from crossent.kernels.intrinsics import borrowed, keep
 from crossent.kernels.mass_tile import mass_tile
 from crossent.kernels.narrow_tile import SPACE, narrow_tile
 from crossent.kernels.rows import fetch_part, in_a_row
-from crossent.kernels.tile import LINES, STRETCHES, add_lanes
+from crossent.kernels.tile import LINES, ROOM, STRETCHES, add_lanes
 from crossent.kernels.turning import VECTOR, turn_in, turn_out
 
 SHORT = 192  # classes: longer rows fill vectors by themselves
@@ -55,9 +55,12 @@ def _new_space(logits, options):
         )
 
     if isinstance(options, types.NoneType):
-        return lambda logits, options: new_near(logits, options)
+        return lambda logits, options: (new_near(logits, None), scratch_like(logits, ROOM))
     if not len(options):
-        return lambda logits, options: scratch_like(logits, SPACE * LINES).reshape(SPACE, LINES)
+        return lambda logits, options: (
+            scratch_like(logits, SPACE * LINES).reshape(SPACE, LINES),
+            scratch_like(logits, ROOM),
+        )
     return of_masses
 
 
@@ -160,6 +163,7 @@ def short_rows(logits, targets, row_weight, options, scale, losses, gradient, su
     where nothing caps the scores and targets are class indices: no other class has mass then.
     """
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
+    row_weight, losses = borrowed(row_weight), borrowed(losses)
     rows, classes = logits.shape
     height = classes + VECTOR // 4  # squares are turned whole
     scratch = scratch_like(logits, height * LINES)

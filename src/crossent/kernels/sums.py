@@ -100,10 +100,11 @@ def sum_of_logarithms(shares, size):
     quarter = (size + 4 * MOST - 1) // (4 * MOST) * MOST
     for i in range(size, 4 * quarter):
         shares[i] = 0
-    for i in range(quarter):
-        near = with_product(shares[i], shares[quarter + i])
-        far = with_product(shares[2 * quarter + i], shares[3 * quarter + i])
-        shares[i] = with_product(near, far)
+    a, b = shares[:quarter], shares[quarter : 2 * quarter]
+    c, d = shares[2 * quarter : 3 * quarter], shares[3 * quarter : 4 * quarter]
+    for i in range(a.size):
+        near, far = with_product(a[i], b[i]), with_product(c[i], d[i])
+        a[i] = with_product(near, far)
     return log1p(product_of_whole(shares, quarter))
 
 

@@ -8,13 +8,18 @@ import numpy as np
 from numba import types
 
 from crossent.kernels.compiler import device, device_overload
-from crossent.kernels.elementary import add_exactly
+from crossent.kernels.elementary import F64, add_exactly, log1p
 from crossent.kernels.intrinsics import larger, select
-from crossent.kernels.rows import largest, limit
+from crossent.kernels.rows import TINY, largest, limit
+from crossent.kernels.sums import sum_of, sum_of_logarithms
 
 FOLD = 2  # classes summed in their own type and then exactly: each addition costs half an ulp
 LEAST = 2.0**-96  # a factor that float32 holds to 30 more bits than its own, with a rest
 LINES = 240  # whole vectors, but no power of two: columns of one would crowd a few cache sets
+
+ROOM = 256  # what the shares of a tile take, in whole vectors
+FEW = 16  # classes, up to which float64 has room for the product of all sums of a tile
+SMALL = 2.0**-100  # from here on, what float32 takes from smaller shares does not count beside one
 
 # What formulas read and write for each row of a tile lies in one array, in stretches that begin
 # here: were they arrays of their own, the compiler could not tell that they do not overlap.
@@ -77,6 +82,45 @@ def report(count, terms, tile, lanes, losses):
             lanes[LOSS_SUM + k + i], lanes[LOSS_LOST + k + i] = total, lost
     for i in range(losses.size):
         losses[i] = lanes[LOSS + i] + lanes[PENALTY + i]
+
+
+@device
+def report_losses(gap, share, others, lower, row_weight, count, tile, lanes, losses):
+    """Report losses gap + ln(1 + share), weighed; overwrite both.
+
+    share is others * lower where the gap is 0, rounded. Where nobody asks for single losses, the
+    logarithm of a product does for many rows of float32, unless all shares are too small for it.
+    """
+    single = losses.size > 0 or row_weight.size > 0 or tile.itemsize == 8
+    if single or largest(share[:count]) < SMALL:
+        loss = lanes[LOSS : LOSS + LINES]
+        put_losses(gap, share, others, lower, loss)
+        weigh_losses(row_weight, loss)
+        report(count, 1, tile, lanes, losses)
+    else:
+        total, step = sum_of(gap[:count]), ROOM if tile.shape[0] <= FEW else ROOM // 2
+        for start in range(0, count, step):
+            rows = min(step, count - start)
+            total += sum_of_logarithms(share[start : start + step], rows)
+        total = add_exactly(lanes[LOSS_SUM], lanes[LOSS_LOST], total)
+        lanes[LOSS_SUM], lanes[LOSS_LOST] = total
+
+
+@device
+def put_losses(gap, share, others, lower, loss):
+    """Store the losses of a tile; ln(1 + x) = x, where that may not be a normal float32."""
+    for i in range(gap.size):
+        gap[i] += log1p(share[i])
+    for i in range(gap.size):
+        rest = others[i] * lower
+        loss[i] = select(rest < TINY, rest, F64(gap[i]))
+
+
+@device
+def weigh_losses(row_weight, loss):
+    """Multiply losses by weights, if there are any; 0 times what is not finite is 0."""
+    for i in range(row_weight.size):
+        loss[i] = select(row_weight[i] != 0.0, row_weight[i] * loss[i], 0.0)
 
 
 @device

@@ -69,11 +69,16 @@ def _shuffled(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
 def _starts(
     context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any, lanes: int
 ) -> list[Any]:
-    """Build the addresses where a square's rows begin, as many as a vector has lanes."""
-    return [
-        _pointer(context, builder, kind, array, builder.add(row, row.type(i)), column)
-        for i in range(lanes)
-    ]
+    """Build the addresses where a square's rows begin, as many as a vector has lanes.
+
+    Each from the one before it: a product for each would take longer than what is done there.
+    """
+    view = context.make_array(kind)(context, builder, value=array)
+    width = cgutils.unpack_tuple(builder, view.shape, 2)[1]
+    places = [builder.gep(view.data, [builder.add(builder.mul(row, width), column)])]
+    while len(places) < lanes:
+        places.append(builder.gep(places[-1], [width]))
+    return places
 
 
 @intrinsic
