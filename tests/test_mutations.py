@@ -83,8 +83,8 @@ MUTANTS = (
     Mutant(
         "what the difference of two classes rounds away",
         "kernels/elementary.py",
-        "select(d > F32(0.0), -e, e)",
-        "F32(0.0)",
+        "select(d > zero, -e, e)",
+        "zero",
         "test_accuracy.py::test_loss_and_gradient[float32-2-cross_entropy-hard]",
     ),
     Mutant(

@@ -44,16 +44,12 @@ def log1p_of_share(x):
     raise AssertionError("kernels are compiled")
 
 
-def raised_exp(x, m):
-    """Return exp(x - m) for x <= m, times 2**64 in float32, where it would soon be subnormal.
+def raised_exp_of_sum(d, e):
+    """Return exp(d + e) for d <= 0 and e far smaller, times 2**64 in float32.
 
-    Many subnormal terms, each rounded to their coarse spacing, would make a bad sum.
+    There it would soon be subnormal, and many subnormal terms, each rounded to their coarse
+    spacing, would make a bad sum.
     """
-    raise AssertionError("kernels are compiled")
-
-
-def raised_exp_of_gap(a, b):
-    """Return exp(-|a - b|), raised as `raised_exp` is, and a - b."""
     raise AssertionError("kernels are compiled")
 
 
@@ -93,22 +89,11 @@ def _exp_of_negative(x):
     return _exp_of_negative32 if x == types.float32 else _exp_of_negative64
 
 
-@device_overload(raised_exp)
-def _raised_exp(x, m):
-    return _raised_exp32 if x == types.float32 else _exp64
-
-
-@device_overload(raised_exp_of_gap)
-def _raised_exp_of_gap(a, b):
-    def near(a, b):
-        d, e = finite_difference(a, b)
-        return exp_beside(-magnitude(d), select(d > F32(0.0), -e, e), SHIFT32, F32(-131.0)), d
-
-    def wide(a, b):
-        d, e = finite_difference(a, b)
-        return exp64_of_sum(-magnitude(d), select(d > 0.0, -e, e)), d
-
-    return near if a == types.float32 else wide
+@device_overload(raised_exp_of_sum)
+def _raised_exp_of_sum(d, e):
+    if d == types.float32:
+        return lambda d, e: exp_beside(d, e, SHIFT32, F32(-131.0))
+    return lambda d, e: exp64_of_sum(d, e)
 
 
 @device_overload(raised_exp_of_scaled)
@@ -182,10 +167,18 @@ def difference(x, m):
 
 
 @device
-def finite_difference(a, b):
-    """Return the same, with nothing beside a difference that is infinite."""
+def raised_exp(x, m):
+    """Return exp(x - m) for x <= m, raised as `raised_exp_of_sum` is."""
+    return raised_exp_of_sum(*difference(x, m))
+
+
+@device
+def raised_exp_of_gap(a, b):
+    """Return exp(-|a - b|), raised as that is, and a - b."""
+    zero = type(a)(0.0)
     d, e = difference(a, b)
-    return d, select(magnitude(d) < type(d)(np.inf), e, type(d)(0.0))
+    e = select(magnitude(d) < type(a)(np.inf), e, zero)  # inf - inf: nothing
+    return raised_exp_of_sum(-magnitude(d), select(d > zero, -e, e)), d
 
 
 @device
@@ -206,17 +199,12 @@ def _exp_of_negative64(x):
     return exp64_of_sum(x, -0.0)
 
 
-def _raised_exp32(x, m):
-    d, e = difference(x, m)
-    return exp_beside(d, e, SHIFT32, F32(-131.0))
-
-
 def _raised_scaled32(x, m, sharpness):
     d, e = difference(x, m)
     near = F32(sharpness)
     product = d * near
     lost = fma(d, near, -product) + fma(d, F32(sharpness - F64(near)), e * near)
-    return exp_beside(product, lost, SHIFT32, F32(-131.0))
+    return raised_exp_of_sum(product, lost)
 
 
 # exp(d) = 2**k exp(r), |r| <= ln(2) / 2. Added to a number so large that its last bit counts ones,

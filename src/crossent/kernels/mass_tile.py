@@ -10,7 +10,6 @@ from crossent.kernels.intrinsics import select
 from crossent.kernels.mass_row import cap
 from crossent.kernels.rows import fetch_share, finish_masses, largest, log_of_rest
 from crossent.kernels.tile import (
-    FOLD,
     GAP,
     LINES,
     LOG_REST,
@@ -36,6 +35,7 @@ from crossent.kernels.tile import (
     take_maxima,
 )
 
+FOLD = 2  # classes summed in their own type and then exactly: each addition costs half an ulp
 WIDE_FOLD = 8  # float64: sums that are made before they are added exactly
 
 

@@ -92,10 +92,10 @@ def sum_of(values):
 
 @device
 def sum_of_logarithms(shares, size):
-    """Return the sum of ln(1 + x) over the first `size` numbers in [0, 1], overwriting them.
+    """Return the sum of ln(1 + x) over the first `size` numbers x >= 0, overwriting them.
 
-    As one logarithm, of a product that float64 has room for up to a thousand numbers. There is
-    space for a multiple of 4 MOST.
+    As one logarithm, of a product that float64 must have room for: of a thousand x up to 1, or a
+    hundred up to 1000. There is space for a multiple of 4 MOST.
     """
     quarter = (size + 4 * MOST - 1) // (4 * MOST) * MOST
     for i in range(size, 4 * quarter):

@@ -13,10 +13,8 @@ from crossent.kernels.intrinsics import larger, select
 from crossent.kernels.rows import TINY, largest, limit
 from crossent.kernels.sums import sum_of, sum_of_logarithms
 
-FOLD = 2  # classes summed in their own type and then exactly: each addition costs half an ulp
 LEAST = 2.0**-96  # a factor that float32 holds to 30 more bits than its own, with a rest
 LINES = 240  # whole vectors, but no power of two: columns of one would crowd a few cache sets
-
 ROOM = 256  # what the shares of a tile take, in whole vectors
 FEW = 16  # classes, up to which float64 has room for the product of all sums of a tile
 SMALL = 2.0**-100  # from here on, what float32 takes from smaller shares does not count beside one

@@ -75,7 +75,7 @@ def _starts(
     """
     view = context.make_array(kind)(context, builder, value=array)
     width = cgutils.unpack_tuple(builder, view.shape, 2)[1]
-    places = [builder.gep(view.data, [builder.add(builder.mul(row, width), column)])]
+    places = [_pointer(context, builder, kind, array, row, column)]
     while len(places) < lanes:
         places.append(builder.gep(places[-1], [width]))
     return places
