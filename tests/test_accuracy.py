@@ -172,7 +172,7 @@ def test_rows_that_are_all_equal(dtype: str, classes: int) -> None:
         for y in {int(row.argmax()), int(row.argmin()), 1}:
             with mp.workdps(60):
                 true = mp.log(mp.fsum(mp.exp(mpf(float(s)) - float(row[y])) for s in row))
-            for count in (1, 2, 17, 128, 240, 700):
+            for count in (1, 2, 17, 128, 224, 700):
                 value = loss(np.tile(row, (count, 1)), np.full(count, y))
                 assert oracle.ulps(value, true) <= 2
 

@@ -14,6 +14,8 @@ REDUCTIONS = ("none", "sum", "mean", "batchmean")
 HALF_TYPES = ("float16", "bfloat16")
 SUM_TOLERANCE = {"float16": 1e-2, "bfloat16": 1e-1}  # probabilities come to us rounded
 OTHER_SUM_TOLERANCE = 1e-4
+NO_WEIGHTS = np.empty(0)
+INT64 = np.dtype(np.int64)  # another type takes longer to compare with
 
 
 # Options ----------------------------------------------------------------------------------------
@@ -124,7 +126,8 @@ def axis(value: int, ndim: int) -> int:
     """Return the class axis counted from 0."""
     if ndim == 0:
         raise ValueError("logits is a single number; it needs an axis of classes")
-    value = whole_number("axis", value)
+    if type(value) is not int:
+        value = whole_number("axis", value)
     if not -ndim <= value < ndim:
         raise ValueError(
             f"axis is {value}, but logits has {ndim} axes; it must be in [{-ndim}, {ndim - 1}]"
@@ -160,6 +163,8 @@ def targets(value: Any, logits_shape: tuple[int, ...], axis: int) -> Array:
 
 def _signed(indices: Array, classes: int) -> NDArray[np.int64]:
     """Return indices as int64; a uint64 beyond it would come out as another, negative index."""
+    if indices.dtype == INT64:
+        return indices
     if indices.dtype == np.uint64 and (indices >> 63).any():
         position = _position(indices >> 63 == 1)
         raise ValueError(
@@ -222,7 +227,7 @@ def per_output(
 ) -> Array:
     """Return one weight per class or output; if there are none, an empty array or the default."""
     if weights is None:
-        return np.empty(0) if default is None else np.full(count, default)
+        return NO_WEIGHTS if default is None else np.full(count, default)
     if len(weights) != count and not (len(weights) == 1 and of == "outputs"):
         raise ValueError(f"{name} has {len(weights)} entries, but there are {count} {of}")
     return np.broadcast_to(np.array(weights), (count,)).copy()

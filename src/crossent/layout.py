@@ -12,7 +12,7 @@ Array = NDArray[Any]
 
 def result_type(dtype: Any) -> Any:
     """Return the type of a loss: float64 for float64 scores, else float32."""
-    return np.float64 if dtype == np.float64 else np.float32
+    return np.float64 if dtype.char == "d" else np.float32
 
 
 def bits(array: Array) -> Array:
@@ -25,13 +25,15 @@ def bits(array: Array) -> Array:
 def as_rows(array: Array, axis: int) -> Array:
     """Return the array as (N, C), classes last and contiguous, copied only if need be."""
     moved = array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
-    return writable(np.ascontiguousarray(moved.reshape(-1, array.shape[axis])))
+    rows = moved if array.ndim == 2 else moved.reshape(-1, array.shape[axis])
+    return writable(np.ascontiguousarray(rows))
 
 
 def as_outputs(array: Array, outputs: int) -> Array:
     """Return the array as (n, J), copied only if need be."""
     rows = array.size // outputs if outputs else 0
-    return writable(np.ascontiguousarray(array.reshape(rows, outputs)))
+    cut = array if array.shape == (rows, outputs) else array.reshape(rows, outputs)
+    return writable(np.ascontiguousarray(cut))
 
 
 def writable(array: Array) -> Array:

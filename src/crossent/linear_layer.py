@@ -18,7 +18,7 @@ from crossent.kernels import head as kernels
 from crossent.kernels.blas import multiply
 from crossent.layout import Array, bits, result_type
 from crossent.linear import Dropped
-from crossent.threads import sum_over_rows
+from crossent.threads import sum_over_parts, sum_over_rows
 
 Rows = slice | NDArray[np.int64]
 Work = Callable[[slice, Array], Any]
@@ -135,7 +135,7 @@ def converted(array: Array, dtype: Any) -> Array:
         return array
     source, out = np.ascontiguousarray(array), np.empty(array.shape, dtype)
     a, b = (bits(each.reshape(len(each), -1)) for each in (source, out))
-    sum_over_rows(lambda i, j, sums: kernels.convert(a[i:j], b[i:j]), *a.shape)
+    sum_over_parts(lambda a, b, sums: kernels.convert(a, b), a, b)
     return out
 
 
@@ -229,9 +229,7 @@ class FilteredLayer(Layer):
 def _by_rows(kernel: Any, slope: Array, each: tuple[Array, ...], tolerance: float) -> None:
     """Run a kernel over rows of the gradient and of what belongs to them."""
     limit = slope.dtype.type(tolerance)
-    sum_over_rows(
-        lambda a, b, sums: kernel(slope[a:b], limit, *(array[a:b] for array in each)), *slope.shape
-    )
+    sum_over_parts(lambda rows, *rest: kernel(rows, limit, *rest[:-1]), slope, *each)
 
 
 def _lengths(array: Array) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ from crossent.linear import GRADIENTS, HeadGradients, LinearCrossEntropy
 from crossent.linear_layer import BESIDE, FilteredLayer, Layer, Rows, converted, over_chunks
 from crossent.plain import hvp
 from crossent.targets import NO_ROW
-from crossent.threads import sum_over_rows
+from crossent.threads import sum_over_parts
 
 HESSIAN_ARRAYS = 16  # float64 arrays like the scores that a Hessian product makes on its way
 
@@ -271,15 +271,10 @@ def statistics(call: Call) -> Statistics:
         problem = call.problem(rows, scores)
         y = problem.targets if problem.targets.ndim == 1 else problem.targets.argmax(axis=1)
         found = np.empty(len(y)), np.empty(len(y)), np.empty(len(y)), np.empty(len(y), np.int64)
-        sum_over_rows(
-            lambda a, b, sums: kernels.row_statistics(
-                scores[a:b],
-                y[a:b],
-                loss.softcap or 0.0,
-                1.0 / loss.temperature,
-                *(array[a:b] for array in found[1:]),
-            ),
-            *scores.shape,
+        options = loss.softcap or 0.0, 1.0 / loss.temperature
+        sum_over_parts(
+            lambda s, y, *rest: kernels.row_statistics(s, y, *options, *rest[:-1]),
+            *(scores, y, *found[1:]),
         )
         totals = problem.run(1.0, found[0], None)
         for to, array in zip((losses, lse, entropy, rank), found, strict=True):

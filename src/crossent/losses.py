@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from crossent import checks
@@ -42,6 +43,12 @@ def _front_end(array: Any) -> Any:
         import crossent.torch_front_end
 
         return crossent.torch_front_end
+    return _numpy()
+
+
+@cache
+def _numpy() -> Any:
+    """Return the NumPy front end: a look-up of what is imported takes as long as a small sum."""
     import crossent.numpy
 
     return crossent.numpy

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,9 @@ from crossent.kernels.two_term import two_term_rows
 from crossent.layout import Array, as_outputs, as_rows, bits, result_type
 from crossent.sums import LossSums
 from crossent.targets import NO_ROW, check_outputs, index_targets, mass_targets, row_weights
-from crossent.threads import sum_over_rows
+from crossent.threads import sum_over_parts
 
-Kernel = Callable[[int, int, float, Any, Any, Array], object]
+Kernel = Callable[..., object]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MILD = 2.0**-50  # a sharpness from here on, and its inverse, leave room in float32
 
@@ -41,7 +41,7 @@ class Problem:
     logits : array (N, C)
         Scores, classes or outputs last, contiguous, float32 or float64.
     kernel : callable
-        kernel(start, stop, scale, losses, gradient, sums) for some of the rows.
+        kernel(scale, logits, targets, weights, losses, gradient, sums) for some of the rows.
     losses_shape : tuple
         Shape of the losses before they are reduced.
     flat_losses : bool
@@ -99,16 +99,17 @@ class Problem:
 
     def run(self, scale: float, losses: Any, gradient: Any) -> tuple[float, float]:
         """Run the kernel over all rows and return its sums: losses and z-losses."""
-        slopes = bits(np.empty((0, 0), self.logits.dtype) if gradient is None else gradient)
-
-        def work(start: int, stop: int, sums: Array) -> None:
-            part = NO_ROW if losses is None else losses[start:stop]
-            out = slopes if gradient is None else slopes[start:stop]
-            self.kernel(start, stop, scale, part, out, sums)
-
-        rows, classes = self.logits.shape
-        loss, z_loss, *lost = sum_over_rows(work, rows, classes, width=4).tolist()
-        return loss + lost[0], z_loss + lost[1]  # the kernels keep what rounding loses apart
+        totals = sum_over_parts(
+            partial(self.kernel, scale),
+            bits(self.logits),
+            self.given_targets,
+            self.given_weights,
+            NO_ROW if losses is None else losses,
+            bits(np.empty((0, 0), self.logits.dtype) if gradient is None else gradient),
+            width=4,
+        )
+        loss, z_loss, lost, z_lost = totals.tolist()  # kernels keep what rounding loses apart
+        return loss + lost, z_loss + z_lost
 
 
 # What the losses ask for ------------------------------------------------------------------------
@@ -214,21 +215,27 @@ def _working_gradient(problem: Problem, out: Array) -> Array:
     """Return `out` itself as (N, C) where the kernels can write to it, else new memory."""
     last = problem.axis == out.ndim - 1
     if last and out.flags.c_contiguous and not _overwrites(problem, out):
-        return out.reshape(problem.logits.shape)
+        return out if out.ndim == 2 else out.reshape(problem.logits.shape)
     return np.empty(problem.logits.shape, problem.logits.dtype)
 
 
 def _overwrites(problem: Problem, out: Array) -> bool:
     """Return whether writing a row of out may change what a later row is computed from."""
-    if np.may_share_memory(out, problem.logits) and out.ctypes.data != problem.logits.ctypes.data:
+    logits, targets, weights = problem.logits, problem.given_targets, problem.given_weights
+    if _share_memory(out, logits) and out.ctypes.data != logits.ctypes.data:
         return True
-    targets, weights = problem.given_targets, problem.given_weights
-    shared = np.may_share_memory(out, targets)
-    return shared or (weights.size > 0 and np.may_share_memory(out, weights))
+    return _share_memory(out, targets) or (weights.size > 0 and _share_memory(out, weights))
+
+
+def _share_memory(a: Array, b: Array) -> bool:
+    """Return whether two arrays may overlap; two that own their memory do not, at a glance."""
+    if a.flags.owndata and b.flags.owndata:
+        return a is b
+    return np.may_share_memory(a, b)
 
 
 def _store_gradient(problem: Problem, gradient: Any, out: Array) -> None:
-    if gradient.base is not None:  # it lies in out
+    if gradient is out or gradient.base is not None:  # it lies in out
         return
     moved = out if out.ndim < 2 else np.moveaxis(out, problem.axis, -1)
     moved[...] = gradient.reshape(moved.shape)
@@ -241,15 +248,16 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     axis = checks.axis(loss.axis, logits.ndim)
     classes = logits.shape[axis]
     checks.classes(classes)
-    row_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
-    targets = checks.targets(targets, logits.shape, axis)
+    shape = logits.shape
+    row_shape = shape[:axis] + shape[axis + 1 :]
+    targets = checks.targets(targets, shape, axis)
     weights = checks.sample_weight(sample_weight, row_shape)
     class_weight = checks.per_output("class_weight", loss.class_weight, classes, "classes")
     z = as_rows(logits, axis)
     weights = NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
     ignored = None  # none of the targets is
     two_terms = loss.name == "softmax_binary_cross_entropy"
-    if targets.dtype == np.int64:
+    if targets.dtype == checks.INT64:
         each = NO_ROW if two_terms else class_weight  # the second term counts every class anyway
         y, ignored, weight = index_targets(targets, classes, loss.ignore_index, weights, each)
     else:
@@ -257,27 +265,23 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
         if two_terms:
             weight = float(weights.sum()) if weights.size else float(len(z))
     if two_terms:
-        kernel = _two_term_kernel(loss, z, y, ignored, weights, class_weight)
+        kernel = _two_term_kernel(loss, classes, ignored, class_weight)
     elif y.ndim == 1 and loss.is_plain:
-        kernel = _row_kernel(z, y, ignored, weights, class_weight, None)
+        kernel = _row_kernel(classes, ignored, class_weight, () if classes <= MOST else None)
     else:
-        options = _mass_options(loss, y, class_weight, classes)
-        kernel = _row_kernel(z, y, ignored, weights, NO_ROW, options)
+        kernel = _row_kernel(
+            classes, ignored, NO_ROW, _mass_options(loss, y, class_weight, classes)
+        )
     return Problem(z, kernel, row_shape, True, weight, axis, y, weights, ignored)
 
 
-def _row_kernel(
-    z: Array, y: Array, ignored: int | None, weights: Array, class_weight: Array, options: Any
-) -> Kernel:
-    kernel = short_rows if z.shape[1] <= SHORT else long_rows
-    if options is None and z.shape[1] <= MOST:
-        options = ()
-    z = bits(z)
+def _row_kernel(classes: int, ignored: int | None, class_weight: Array, options: Any) -> Kernel:
+    kernel = short_rows if classes <= SHORT else long_rows
 
-    def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
+    def run(scale: float, z: Array, y: Array, weights: Array, *results: Array) -> None:
         # Only now and for these rows: arrays for all of them would be touched for the first time.
-        targets, _, weight = row_weights(y[a:b], ignored, weights[a:b], class_weight)
-        kernel(z[a:b], targets, weight, options, scale, losses, gradient, sums)
+        targets, _, weight = row_weights(y, ignored, weights, class_weight)
+        kernel(z, targets, weight, options, scale, *results)
 
     return run
 
@@ -301,16 +305,12 @@ def _mass_options(loss: Any, y: Array, class_weight: Array, classes: int) -> tup
     return gain, base, loss.z_loss, loss.softcap, sharpness
 
 
-def _two_term_kernel(
-    loss: Any, z: Array, y: Array, ignored: int | None, weights: Array, class_weight: Array
-) -> Kernel:
-    each = class_weight if class_weight.size else np.ones(z.shape[1])
-    z = bits(z)
+def _two_term_kernel(loss: Any, classes: int, ignored: int | None, class_weight: Array) -> Kernel:
+    each = class_weight if class_weight.size else np.ones(classes)
 
-    def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
-        targets, weight, _ = row_weights(y[a:b], ignored, weights[a:b], NO_ROW)
-        options = (each, loss.label_smoothing)
-        two_term_rows(z[a:b], targets, weight, *options, scale, losses, gradient, sums)
+    def run(scale: float, z: Array, y: Array, weights: Array, *results: Array) -> None:
+        targets, weight, _ = row_weights(y, ignored, weights, NO_ROW)
+        two_term_rows(z, targets, weight, each, loss.label_smoothing, scale, *results)
 
     return run
 
@@ -323,8 +323,8 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     sample_shape = logits.shape[:-1] if logits.ndim > 1 else logits.shape
     weights = checks.sample_weight(sample_weight, sample_shape, logits.shape)
     outputs = logits.shape[-1] if logits.ndim > 1 else 1
-    y = targets.astype(result_type(targets.dtype), copy=False)
-    z, y = as_outputs(logits, outputs), as_outputs(y, outputs)
+    z = as_outputs(logits, outputs)
+    y = as_outputs(targets.astype(result_type(targets.dtype), copy=False), outputs)
     per_output = weights is not None and weights.shape == logits.shape
     rows = NO_ROW if weights is None else as_outputs(weights, outputs if per_output else 1)
     check_outputs(y, targets, weights)
@@ -333,25 +333,16 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
         pos_weight = checks.per_output("pos_weight", loss.pos_weight, outputs, "outputs")
         pos_weight = pos_weight if pos_weight.size else ()
     weight = (float(rows.sum()) / rows.shape[1] if rows.size else float(len(z))) * z.shape[1]
-    kernel = _sigmoid_kernel(z, y, pos_weight, rows, loss.label_smoothing)
+    kernel = _sigmoid_kernel(pos_weight, loss.label_smoothing)
     axis = max(logits.ndim - 1, 0)
     return Problem(z, kernel, logits.shape, False, weight, axis, y, rows)
 
 
-def _sigmoid_kernel(z: Array, y: Array, pos_weight: Any, weights: Array, alpha: float) -> Kernel:
-    z = bits(z)
-
-    def run(a: int, b: int, scale: float, losses: Any, gradient: Any, sums: Array) -> None:
+def _sigmoid_kernel(pos_weight: Any, alpha: float) -> Kernel:
+    def run(scale: float, z: Array, y: Array, *more: Array) -> None:
+        weights, losses, gradient, sums = [each if each.size else None for each in more]
         sigmoid_kernels.sigmoid_rows(
-            z[a:b],
-            y[a:b],
-            pos_weight,
-            weights[a:b] if weights.size else None,
-            alpha,
-            scale,
-            losses if losses.size else None,
-            gradient if gradient.size else None,
-            sums,
+            z, y, pos_weight, weights, alpha, scale, losses, gradient, sums
         )
 
     return run
@@ -378,9 +369,11 @@ def _softmax_of(
     checks.classes(logits.shape[axis])
     z = as_rows(logits, axis)
     p = np.empty(z.shape, z.dtype)
-    _softmax(bits(z), softcap, temperature, logarithm, np.empty(len(z)), bits(p))
+    _softmax(z, softcap, temperature, logarithm, np.empty(len(z)), p)
+    if axis == logits.ndim - 1:
+        return p.reshape(logits.shape)
     shape = logits.shape[:axis] + logits.shape[axis + 1 :] + (logits.shape[axis],)
-    return np.moveaxis(p.reshape(shape), -1, axis).astype(logits.dtype, copy=False)
+    return np.moveaxis(p.reshape(shape), -1, axis)
 
 
 def logsumexp(logits: Any, axis: int = -1) -> Any:
@@ -390,7 +383,7 @@ def logsumexp(logits: Any, axis: int = -1) -> Any:
     checks.classes(logits.shape[axis])
     z = as_rows(logits, axis)
     lse = np.empty(len(z))
-    _softmax(bits(z), None, 1.0, False, lse, bits(np.empty((0, 0), z.dtype)))
+    _softmax(z, None, 1.0, False, lse, np.empty((0, 0), z.dtype))
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
     return lse.astype(result_type(logits.dtype)).reshape(shape)[()]
 
@@ -398,11 +391,9 @@ def logsumexp(logits: Any, axis: int = -1) -> Any:
 def _softmax(
     z: Array, softcap: float | None, temperature: float, logarithm: bool, lse: Array, p: Array
 ) -> None:
-    sum_over_rows(
-        lambda start, stop, sums: softmax_rows(
-            z[start:stop], softcap or 0.0, temperature, logarithm, lse[start:stop], p[start:stop]
-        ),
-        *z.shape,
+    sum_over_parts(
+        lambda z, lse, p, sums: softmax_rows(z, softcap or 0.0, temperature, logarithm, lse, p),
+        *(bits(z), lse, bits(p)),
     )
 
 
@@ -420,14 +411,10 @@ def _sigmoid_of(logits: Any, logarithm: bool) -> Any:
     logits = checks.logits(logits)
     z = as_outputs(logits, 1).reshape(-1)
     a = np.empty(z.shape, z.dtype)
-    sum_over_rows(
-        lambda start, stop, sums: sigmoid_kernels.sigmoid_each(
-            bits(z)[start:stop], logarithm, bits(a)[start:stop]
-        ),
-        len(z),
-        1,
+    sum_over_parts(
+        lambda z, a, sums: sigmoid_kernels.sigmoid_each(z, logarithm, a), bits(z), bits(a)
     )
-    return a.reshape(logits.shape).astype(logits.dtype, copy=False)[()]
+    return a.reshape(logits.shape)[()]
 
 
 def activation(loss: Any, logits: Any) -> Any:

@@ -16,7 +16,7 @@ from crossent import checks, reference
 from crossent.kernels.hessian import bend_rows
 from crossent.layout import Array, result_type
 from crossent.numpy import Problem, divide_by, logsumexp, prepare, sigmoid, softmax
-from crossent.threads import sum_over_rows
+from crossent.threads import sum_over_parts
 
 Float64 = NDArray[np.float64]
 
@@ -129,12 +129,7 @@ def _row_masses(loss: Any, problem: Problem) -> Float64:
 def _change_of_softmax(p: Float64, u: Float64, factor: Float64) -> Float64:
     """Return p (u - p . u), each row times a factor."""
     change = np.empty_like(p)
-
-    def work(start: int, stop: int, sums: Float64) -> None:
-        rows = slice(start, stop)
-        bend_rows(p[rows], u[rows], factor[rows], change[rows])
-
-    sum_over_rows(work, *p.shape)
+    sum_over_parts(lambda *parts: bend_rows(*parts[:-1]), p, u, factor, change)
     return change
 
 

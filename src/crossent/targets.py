@@ -7,7 +7,7 @@ import numpy as np
 from crossent import checks
 from crossent.kernels import scan
 from crossent.layout import Array, as_rows, writable
-from crossent.threads import sum_over_rows
+from crossent.threads import sum_over_parts
 
 NO_ROW = np.empty(0)
 
@@ -16,12 +16,13 @@ def index_targets(
     targets: Array, classes: int, ignore_index: int, weights: Array, class_weight: Array
 ) -> tuple[Array, int | None, float]:
     """Return checked indices, the one that is ignored if any is, and what the others weigh."""
-    flat = writable(np.ascontiguousarray(targets.reshape(-1)))
+    flat = targets if targets.ndim == 1 else targets.reshape(-1)
+    flat = writable(np.ascontiguousarray(flat))
 
-    def look(a: int, b: int, sums: Array) -> None:
-        scan.scan_indices(flat[a:b], classes, ignore_index, weights[a:b], class_weight, sums)
+    def look(y: Array, each: Array, sums: Array) -> None:
+        scan.scan_indices(y, classes, ignore_index, each, class_weight, sums)
 
-    weight, ignored, lost, bad = sum_over_rows(look, len(flat), 1, width=4).tolist()
+    weight, ignored, lost, bad = sum_over_parts(look, flat, weights, width=4).tolist()
     if bad:
         raise checks.bad_index(targets, classes, ignore_index)
     return flat, ignore_index if ignored else None, weight + lost
@@ -52,14 +53,13 @@ def mass_targets(
     y = as_rows(targets, axis)
     plain = not (class_weight.size or weights.size)
 
-    def look(start: int, stop: int, sums: Array) -> None:
-        rows = y[start:stop]
+    def look(rows: Array, each: Array, sums: Array) -> None:
         if plain:
             scan.scan_masses(rows.reshape(-1), sums)
         else:
-            scan.scan_weighted_masses(rows, class_weight, weights[start:stop], sums)
+            scan.scan_weighted_masses(rows, class_weight, each, sums)
 
-    mass, bad, lost = sum_over_rows(look, len(y), y.shape[1], width=3)
+    mass, bad, lost = sum_over_parts(look, y, weights, width=3)
     if bad:
         row_shape = targets.shape[:axis] + targets.shape[axis + 1 :]
         part = np.expand_dims(weights.reshape(row_shape) != 0, axis) if weights.size else True
@@ -73,22 +73,13 @@ def _one_hot_indices(y: Array) -> Array | None:
     if not len(y) or np.count_nonzero(y[0]) != 1:
         return None
     indices = np.empty(len(y), np.int64)
-    (one_hot,) = sum_over_rows(
-        lambda a, b, sums: scan.take_indices(y[a:b], indices[a:b], sums),
-        len(y),
-        y.shape[1],
-        width=1,
-    )
+    (one_hot,) = sum_over_parts(scan.take_indices, y, indices, width=1)
     return indices if one_hot == len(y) else None
 
 
 def check_outputs(y: Array, targets: Array, weights: Array | None) -> None:
     """Check the targets of the outputs that take part."""
-    flat = y.reshape(-1)
-    (bad,) = sum_over_rows(
-        lambda start, stop, sums: scan.scan_shares(flat[start:stop], sums), len(flat), 1, width=1
-    )
-    if bad:
+    if sum_over_parts(scan.scan_shares, y.reshape(-1), width=1)[0]:
         part = True if weights is None else weights != 0
         if weights is not None and weights.shape != targets.shape:
             part = np.expand_dims(part, -1)

@@ -184,7 +184,7 @@ def sum_over_rows(
     By so many threads, by default as many as there are.
     """
     if rows * columns <= LEAST:
-        return _alone(work, rows, width)
+        return _alone(work, (0, rows), rows, width)
     step = max(1, min(max(rows * columns // SHARES, LEAST), CHUNK) // columns)
     sums = np.zeros((-(-rows // step), width))
     chunks = iter(range(len(sums)))  # shared: whoever is free takes the next
@@ -203,13 +203,32 @@ def sum_over_rows(
     return np.asarray(sums.sum(axis=0))
 
 
-def _alone(
-    work: Callable[[int, int, NDArray[np.float64]], object], rows: int, width: int
+def sum_over_parts(
+    work: Callable[..., object], *arrays: NDArray[Any], width: int = 2
 ) -> NDArray[np.float64]:
-    """Do what `sum_over_rows` does where there is nothing to share out."""
+    """Call work(*parts, sums) for chunks of rows of the arrays; return the total of their sums.
+
+    The first array (N, C) or (N,) says how many rows there are; an empty one stays empty.
+    """
+    first = arrays[0]
+    rows = len(first)
+    if first.size <= LEAST:  # as they are: cutting them takes as long as a row
+        return _alone(work, arrays, rows, width)
+    return sum_over_rows(
+        lambda start, stop, sums: work(*(array[start:stop] for array in arrays), sums),
+        rows,
+        first.size // rows,
+        width,
+    )
+
+
+def _alone(
+    work: Callable[..., object], arguments: tuple[Any, ...], rows: int, width: int
+) -> NDArray[np.float64]:
+    """Return the sums of work that there is nothing of to share out."""
     sums = np.zeros(width)
     if rows:
-        work(0, rows, sums)
+        work(*arguments, sums)
     return sums
 
 

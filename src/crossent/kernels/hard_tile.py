@@ -150,12 +150,12 @@ def scale_tile(tile, factor, near, rest, count):
     if take_near(factor, lower, near, rest, count):
         for j in range(tile.shape[0]):
             values = tile[j]
-            for i in range(values.size):
+            for i in range(near.size):
                 values[i] = values[i] * (factor[i] * lower)
     else:
         for j in range(tile.shape[0]):
             values = tile[j]
-            for i in range(values.size):
+            for i in range(near.size):
                 values[i] = times(values[i], near[i], rest[i])
 
 
@@ -165,7 +165,7 @@ def hard_tile(
     """Report the losses of a tile of scores; turn it into their gradient if that is wanted."""
     near, share = space
     m, score, partial, narrow = near[0], near[1], near[2], near[3]
-    others, factor = lanes[OTHERS : OTHERS + LINES], lanes[PULL : PULL + LINES]
+    others, factor = lanes[OTHERS : OTHERS + m.size], lanes[PULL : PULL + m.size]
     take_maxima(tile, count, m, partial)
     take_targets(targets, tile, score)
     exponentiate_tile(tile, m, None, partial, others, factor, soon)

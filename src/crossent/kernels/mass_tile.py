@@ -14,7 +14,6 @@ from crossent.kernels.tile import (
     LINES,
     LOG_REST,
     LOSS,
-    LOSS_SUM,
     LOST,
     OTHERS,
     OWN,
@@ -39,20 +38,20 @@ FOLD = 2  # classes summed in their own type and then exactly: each addition cos
 WIDE_FOLD = 8  # float64: sums that are made before they are added exactly
 
 
-def cap_tile(tile, softcap, capped, slope):
+def cap_tile(tile, softcap, size, capped, slope):
     """Return the scores: capped, their derivative in slope, or as they are if softcap is None."""
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(cap_tile)
-def _cap_tile(tile, softcap, capped, slope):
-    def bounded(tile, softcap, capped, slope):
+def _cap_tile(tile, softcap, size, capped, slope):
+    def bounded(tile, softcap, size, capped, slope):
         for j in range(tile.shape[0]):
-            cap(tile[j], softcap, capped[j], slope[j])
+            cap(tile[j, :size], softcap, capped[j], slope[j])
         return capped
 
     if isinstance(softcap, types.NoneType):
-        return lambda tile, softcap, capped, slope: tile
+        return lambda tile, softcap, size, capped, slope: tile
     return bounded
 
 
@@ -125,7 +124,7 @@ def _own_mass_of(targets, i, x, gain, base):
 @device
 def look_at_excluded(scores, m, targets, gain, base, excluded, count, lanes):
     """Store the rows' maxima, and the scores and masses of their excluded classes."""
-    for i in range(LINES):
+    for i in range(m.size):
         lanes[M + i] = m[i]
     for i in range(count):
         x = excluded[i]
@@ -155,8 +154,8 @@ def _add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
                 add_gaps(scores[j], m, shares[j], partial)
             for i in range(partial.size):
                 lanes[GAP + i] += top * partial[i]
-            put_by(start // FOLD, scores, GAP, GAP + LINES, lanes)
-        take_totals(scores, GAP, GAP + LINES, lanes)
+            put_by(start // FOLD, scores, GAP, GAP + m.size, lanes)
+        take_totals(scores, GAP, GAP + m.size, lanes)
 
     def as_they_are(scores, m, targets, gain, base, excluded, spare, lanes):
         partial = spare[-1]
@@ -166,11 +165,11 @@ def _add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
             partial[:] = 0.0
             for j in range(start, min(start + FOLD, scores.shape[0])):
                 add_costs(scores[j], m, targets[j], partial)
-                add_up(targets[j], lanes)
-                put_by(j, scores, REST, REST + LINES, lanes)
+                add_up(targets[j], m.size, lanes)
+                put_by(j, scores, REST, REST + m.size, lanes)
             for i in range(partial.size):
                 lanes[GAP + i] += partial[i]
-            put_by(start // FOLD, scores, GAP, GAP + LINES, lanes)
+            put_by(start // FOLD, scores, GAP, GAP + m.size, lanes)
         take_totals(scores, REST, GAP + LINES, lanes)
 
     def of_rows(scores, m, targets, gain, base, excluded, spare, lanes):
@@ -204,9 +203,9 @@ def add_costs(scores, m, masses, partial):
 
 
 @device
-def add_up(masses, lanes):
+def add_up(masses, size, lanes):
     """Add the masses of a class to REST."""
-    for i in range(masses.size):
+    for i in range(size):
         lanes[REST + i] += masses[i]
 
 
@@ -228,27 +227,27 @@ def add_others(scores, base, sharpness, like, near, work, lanes, soon):
 @device_overload(add_others)
 def _add_others(scores, base, sharpness, like, near, work, lanes, soon):
     def in_their_type(scores, base, sharpness, like, near, work, lanes, soon):
-        others, lost = lanes[OTHERS : OTHERS + LINES], lanes[PULL : PULL + LINES]
+        others, lost = lanes[OTHERS : OTHERS + near.shape[1]], lanes[PULL : PULL + near.shape[1]]
         exponentiate_tile(scores, near[0], sharpness, near[2], others, lost, soon)
 
     if isinstance(base, types.NoneType):
         return in_their_type
     return lambda scores, base, sharpness, like, near, work, lanes, soon: add_in_float64(
-        scores, sharpness, like, work, lanes, soon
+        scores, sharpness, like, near.shape[1], work, lanes, soon
     )
 
 
 @device
-def add_in_float64(scores, sharpness, like, work, lanes, soon):
+def add_in_float64(scores, sharpness, like, size, work, lanes, soon):
     """Store exponentials in work, and their sums in OTHERS."""
     for j in range(scores.shape[0]):
         fetch_share(soon, j * LINES)
         values, e = scores[j], work[j]
-        for i in range(e.size):
+        for i in range(size):
             e[i] = exp_of_scaled(values[i], lanes[M + i], sharpness, like)
             lanes[OTHERS + i] += e[i]
-        put_by(j, like, OTHERS, OTHERS + LINES, lanes)
-    take_totals(like, OTHERS, OTHERS + LINES, lanes)
+        put_by(j, like, OTHERS, OTHERS + size, lanes)
+    take_totals(like, OTHERS, OTHERS + size, lanes)
 
 
 @device
@@ -316,19 +315,21 @@ def write_gradients(work, targets, gain, base, slope, near, count, lanes, tile):
 @device_overload(write_gradients)
 def _write_gradients(work, targets, gain, base, slope, near, count, lanes, tile):
     def without_mass(work, targets, gain, base, slope, near, count, lanes, tile):
-        scale_tile(tile, lanes[PULL : PULL + LINES], near[2], near[3], count)
+        scale_tile(tile, lanes[PULL : PULL + near.shape[1]], near[2], near[3], count)
 
     def with_mass(work, targets, gain, base, slope, near, count, lanes, tile):
         for j in range(tile.shape[0]):
-            write_gradient(work[j], targets, j, entry(gain, j), base[j], slope, lanes, tile[j])
+            write_gradient(
+                work[j], targets, j, entry(gain, j), base[j], slope, near, lanes, tile[j]
+            )
 
     return without_mass if isinstance(base, types.NoneType) else with_mass
 
 
 @device
-def write_gradient(work, targets, j, gain, base, slope, lanes, out):
+def write_gradient(work, targets, j, gain, base, slope, near, lanes, out):
     """Store PULL * work - PUSH * mass for class j, times the derivative of a softcap."""
-    for i in range(out.size):
+    for i in range(near.shape[1]):
         mass = mass_of(targets, i, j, gain, base)
         value = lanes[PULL + i] * work[i] - lanes[PUSH + i] * mass
         out[i] = value * derivative(slope, i, j)
@@ -360,10 +361,10 @@ def mass_tile(
     """Report the losses of a tile of scores; turn it into their gradient if that is wanted."""
     gain, base, z_loss, softcap, sharpness = options
     near, work, excluded, capped, slope, spare = space
-    m, winners, weight = near[0], near[1], lanes[WEIGHT : WEIGHT + LINES]
-    lanes[OTHERS : LOSS_SUM if tile.itemsize == 8 else OTHERS + TOTAL] = 0.0
-    scores = cap_tile(tile, softcap, capped, slope)
-    take_maxima(scores, count, m, lanes[REACHED : REACHED + LINES])
+    m, winners, weight = near[0], near[1], lanes[WEIGHT : WEIGHT + near.shape[1]]
+    scores = cap_tile(tile, softcap, m.size, capped, slope)
+    lanes[OTHERS : LOSS if scores.itemsize == 8 else OTHERS + TOTAL] = 0.0
+    take_maxima(scores, count, m, lanes[REACHED : REACHED + m.size])
     load_weights(row_weight, count, weight)
     take_excluded(targets, scores, m, winners, excluded)
     look_at_excluded(scores, m, targets, gain, base, excluded, count, lanes)

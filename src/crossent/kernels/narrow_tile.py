@@ -186,7 +186,7 @@ def narrow_tile(
     report_losses(gap, share, others, lower, row_weight, count, tile, lanes, losses)
     if gradient.size:
         if take_factors(row_weight, scale, lower, own, lost, factor, rest):
-            wide, more = lanes[PULL : PULL + LINES], lanes[PUSH : PUSH + LINES]
+            wide, more = lanes[PULL : PULL + m.size], lanes[PUSH : PUSH + m.size]
             take_factors(row_weight, scale, lower, own, lost, wide, more)
             put_slopes(tile, right, others, wide, more)
         else:

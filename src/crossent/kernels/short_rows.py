@@ -15,7 +15,7 @@ from crossent.kernels.intrinsics import borrowed, keep
 from crossent.kernels.mass_tile import mass_tile
 from crossent.kernels.narrow_tile import SPACE, narrow_tile
 from crossent.kernels.rows import fetch_part, in_a_row
-from crossent.kernels.tile import LINES, ROOM, STRETCHES, add_lanes
+from crossent.kernels.tile import BESIDE, FEW_LINES, LINES, PENALTY, ROOM, STRETCHES, add_lanes
 from crossent.kernels.turning import VECTOR, turn_in, turn_out
 
 SHORT = 192  # classes: longer rows fill vectors by themselves
@@ -35,30 +35,33 @@ def _do_tile(
     return mass_tile if len(options) else narrow_tile
 
 
-def new_space(logits, options):
+def new_space(logits, options, lines):
     """Return the memory that a tile needs beside the tile itself."""
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(new_space)
-def _new_space(logits, options):
-    def of_masses(logits, options):
+def _new_space(logits, options, lines):
+    def of_masses(logits, options, lines):
         base, softcap, classes = options[1], options[3], logits.shape[1]
-        near = new_near(logits, softcap)
+        near = new_near(logits, softcap, lines)
         return (
             near,
-            new_tile(base, classes),
-            np.zeros(LINES, np.uint64),
-            new_tile(softcap, classes),
-            new_tile(softcap, classes),
+            new_tile(base, classes, lines),
+            np.zeros(lines, np.uint64),
+            new_tile(softcap, classes, lines),
+            new_tile(softcap, classes, lines),
             new_spare(base, near),
         )
 
     if isinstance(options, types.NoneType):
-        return lambda logits, options: (new_near(logits, None), scratch_like(logits, ROOM))
+        return lambda logits, options, lines: (
+            new_near(logits, None, lines),
+            scratch_like(logits, ROOM),
+        )
     if not len(options):
-        return lambda logits, options: (
-            scratch_like(logits, SPACE * LINES).reshape(SPACE, LINES),
+        return lambda logits, options, lines: (
+            scratch_like(logits, SPACE * lines).reshape(SPACE, lines),
             scratch_like(logits, ROOM),
         )
     return of_masses
@@ -97,28 +100,28 @@ def shares_of(values, like):
     return shares
 
 
-def new_near(logits, softcap):
+def new_near(logits, softcap, lines):
     """Return rows for numbers of the scores' own type: float64 if they are capped."""
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(new_near)
-def _new_near(logits, softcap):
+def _new_near(logits, softcap, lines):
     if isinstance(softcap, types.NoneType):
-        return lambda logits, softcap: scratch_like(logits, 4 * LINES).reshape(4, LINES)
-    return lambda logits, softcap: np.empty((4, LINES))
+        return lambda logits, softcap, lines: scratch_like(logits, 4 * lines).reshape(4, lines)
+    return lambda logits, softcap, lines: np.empty((4, lines))
 
 
-def new_tile(wanted, classes):
+def new_tile(wanted, classes, lines):
     """Return a float64 tile, None if `wanted` is None."""
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(new_tile)
-def _new_tile(wanted, classes):
+def _new_tile(wanted, classes, lines):
     if isinstance(wanted, types.NoneType):
-        return lambda wanted, classes: None
-    return lambda wanted, classes: np.zeros((classes, LINES))
+        return lambda wanted, classes, lines: None
+    return lambda wanted, classes, lines: np.zeros((classes, lines + BESIDE))
 
 
 def new_masses(targets, size):
@@ -165,17 +168,19 @@ def short_rows(logits, targets, row_weight, options, scale, losses, gradient, su
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
     row_weight, losses = borrowed(row_weight), borrowed(losses)
     rows, classes = logits.shape
-    height = classes + VECTOR // 4  # squares are turned whole
-    scratch = scratch_like(logits, height * LINES)
-    mass_scratch = new_masses(targets, height * LINES)
+    lines = FEW_LINES if rows <= FEW_LINES else LINES
+    height, width = classes + VECTOR // 4, lines + BESIDE  # squares are turned whole
+    scratch = scratch_like(logits, height * width)
+    mass_scratch = new_masses(targets, height * width)
     scratch[:] = 0
-    per_lane, owned = np.zeros(STRETCHES * LINES), new_space(logits, options)
-    turned = borrowed(scratch).reshape(height, LINES)
+    per_lane, owned = np.empty(STRETCHES * LINES), new_space(logits, options, lines)
+    per_lane[PENALTY:] = 0.0  # with one term, nobody stores a second
+    turned = borrowed(scratch).reshape(height, width)
     lanes, space = borrowed(per_lane), borrowed(owned)
-    masses = borrowed(mass_scratch).reshape(-1, LINES)
+    masses = borrowed(mass_scratch).reshape(-1, width)
     memory = in_a_row(logits), in_a_row(targets), in_a_row(gradient)
-    for start in range(0, rows, LINES):
-        stop, place = min(start + LINES, rows), start * classes
+    for start in range(0, rows, lines):
+        stop, place = min(start + lines, rows), start * classes
         turn_in(logits, start, stop - start, turned)
         do_tile(
             turned[:classes],
@@ -192,7 +197,7 @@ def short_rows(logits, targets, row_weight, options, scale, losses, gradient, su
         )
         if gradient.size:
             turn_out(turned, gradient, start, stop - start)
-    add_lanes(min(rows, LINES), lanes, sums)
+    add_lanes(min(rows, lines), lanes, sums)
     keep(scratch)
     keep(mass_scratch)
     keep(owned)

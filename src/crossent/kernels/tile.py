@@ -14,7 +14,9 @@ from crossent.kernels.rows import TINY, largest, limit
 from crossent.kernels.sums import sum_of, sum_of_logarithms
 
 LEAST = 2.0**-96  # a factor that float32 holds to 30 more bits than its own, with a rest
-LINES = 240  # whole vectors, but no power of two: columns of one would crowd a few cache sets
+LINES = 224  # rows of a tile, in whole vectors, of which a loop may take four at a time
+FEW_LINES = 32  # where there are no more rows than that
+BESIDE = 16  # unused columns: those of columns as long as LINES would crowd a few cache sets
 ROOM = 256  # what the shares of a tile take, in whole vectors
 FEW = 16  # classes, up to which float64 has room for the product of all sums of a tile
 SMALL = 2.0**-100  # from here on, what float32 takes from smaller shares does not count beside one
@@ -22,13 +24,11 @@ SMALL = 2.0**-100  # from here on, what float32 takes from smaller shares does n
 # What formulas read and write for each row of a tile lies in one array, in stretches that begin
 # here: were they arrays of their own, the compiler could not tell that they do not overlap.
 
-M, SCORE, REACHED, WEIGHT, OWN_MASS, LOSS, PENALTY, PULL, PUSH, OWN_SLOPE = range(
-    0, 10 * LINES, LINES
-)
-OWN, LOG_REST = range(10 * LINES, 12 * LINES, LINES)
-OTHERS, REST, GAP = range(12 * LINES, 15 * LINES, LINES)
+M, SCORE, REACHED, WEIGHT, OWN_MASS, PULL, PUSH, OWN_SLOPE = range(0, 8 * LINES, LINES)
+OWN, LOG_REST = range(8 * LINES, 10 * LINES, LINES)
+OTHERS, REST, GAP = range(10 * LINES, 13 * LINES, LINES)
 TOTAL, LOST = 3 * LINES, 6 * LINES  # beyond a sum: that of all classes before, what rounding lost
-LOSS_SUM, LOSS_LOST = 21 * LINES, 23 * LINES  # two each: losses, z-losses
+LOSS, PENALTY, LOSS_SUM, LOSS_LOST = (k * LINES for k in (19, 20, 21, 23))  # sums: of both
 STRETCHES = 25
 
 
@@ -91,7 +91,7 @@ def report_losses(gap, share, others, lower, row_weight, count, tile, lanes, los
     """
     single = losses.size > 0 or row_weight.size > 0 or tile.itemsize == 8
     if single or largest(share[:count]) < SMALL:
-        loss = lanes[LOSS : LOSS + LINES]
+        loss = lanes[LOSS : LOSS + gap.size]
         put_losses(gap, share, others, lower, loss)
         weigh_losses(row_weight, loss)
         report(count, 1, tile, lanes, losses)
