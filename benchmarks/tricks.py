@@ -19,11 +19,12 @@ from pathlib import Path
 
 from benchmarks.pages import DOCS, ROOT, fill
 
-FIRST, CACHED, SIGMOID = "first call", "in the cache", "sigmoid"
+FIRST, CACHED, FEW, SIGMOID = "first call", "in the cache", "16 rows", "sigmoid"
 OPTIONS: dict[str, dict[str, float]] = {  # by the text behind a case's number of classes
     "": {},
     FIRST: {},  # with nothing compiled
     CACHED: {},
+    FEW: {},
     SIGMOID: {},  # outputs each on its own
     "label smoothing": {"label_smoothing": 0.1},
     "temperature": {"temperature": 2.0},
@@ -119,6 +120,13 @@ TRICKS = (
         "100",
     ),
     Trick(
+        "smaller tiles for few rows",
+        "lanes without a row are computed, and cleared, all the same",
+        "short_rows.py",
+        (("FEW_LINES if rows <= FEW_LINES else LINES", "LINES"),),
+        f"100 {FEW}",
+    ),
+    Trick(
         "up to eight classes picked out of whole vectors",
         "a square of two columns is turned at the price of one with sixteen",
         "turning.py",
@@ -189,8 +197,8 @@ def measure(case: str) -> float:
     crossent.set_num_threads(1)
     rng = np.random.default_rng(0)
     classes, _, option = case.partition(" ")
-    size = 1 << (18 if option == CACHED else 23)
-    logits = rng.standard_normal((size // int(classes), int(classes)), dtype=np.float32)
+    rows = 16 if option == FEW else (1 << (18 if option == CACHED else 23)) // int(classes)
+    logits = rng.standard_normal((rows, int(classes)), dtype=np.float32)
     targets = rng.integers(int(classes), size=len(logits))
     loss: crossent.BinaryCrossEntropy | crossent.CrossEntropy
     loss = crossent.CrossEntropy(**OPTIONS[option])

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 def _framework(array_type: Any) -> str:
     """Return the package that an array's type comes from, or that its type is derived from."""
-    if array_type.__module__ == "numpy":  # at once; torch.compile warns of a cache
-        return "numpy"
+    module: str = array_type.__module__
+    if module in ("numpy", "torch"):  # at once; torch.compile warns of a cache
+        return module
     packages = {kind.__module__.partition(".")[0] for kind in array_type.__mro__}
     return next((name for name in ("torch", "jax", "jaxlib") if name in packages), "numpy")
 

@@ -1,7 +1,7 @@
 """Functions of tensors as operators of PyTorch, which autograd, compilers and tracers see.
 
-Where nobody looks on, the same functions are called as an autograd function: PyTorch's dispatcher
-takes longer than a small loss.
+Where nobody looks on, the same functions are called as an autograd function, or by themselves where
+nothing is differentiated: PyTorch's dispatcher takes longer than a small loss.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ def operator(
     registered.register_autograd(backward, setup_context=save)
     direct = _autograd_function(name, compute, save, backward)
 
-    def call(tensor: Tensor, *others: Any) -> Any:
-        return (registered if _is_watched(tensor) else direct)(tensor, *others)
+    def call(*inputs: Any) -> Any:
+        if _is_watched(inputs[0]):
+            return registered(*inputs)
+        return (direct if _is_differentiated(inputs) else compute)(*inputs)
 
     return call
 
@@ -48,6 +50,13 @@ def _autograd_function(name: str, compute: Any, save: Any, backward: Any) -> Any
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     function: Any = type(f"crossent_{name}", (torch.autograd.Function,), methods)
     return function.apply
+
+
+def _is_differentiated(inputs: tuple[Any, ...]) -> bool:
+    """Return whether autograd will ask for a gradient in one of the inputs."""
+    return torch.is_grad_enabled() and any(
+        isinstance(each, Tensor) and each.requires_grad for each in inputs
+    )
 
 
 def _is_watched(tensor: Tensor) -> bool:
