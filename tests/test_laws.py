@@ -606,24 +606,30 @@ def test_same_bits_wherever_arrays_lie(dtype: str, loss: str) -> None:
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 5, 8, 10, 16, 17, 64, 192, 193, 256, 1000])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_a_row_does_not_depend_on_where_it_stands(classes: int, dtype: str) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"label_smoothing": 0.1, "z_loss": 0.01}, id="smooth"),
+        pytest.param({"softcap": 5.0}, id="capped"),
+        pytest.param({"label_smoothing": 0.1, "softcap": 5.0}, id="both"),
+    ],
+)
+def test_a_row_does_not_depend_on_where_it_stands(
+    options: dict[str, Any], dtype: str, classes: int
+) -> None:
     """Rows are worked on side by side, in tiles, and those that are left one by one."""
     rng = np.random.default_rng(classes)
     rows = 20 if classes > 192 else 700  # three tiles and a part
     z = (rng.standard_normal((rows, classes)) * 4).astype(dtype)
     w = rng.random(rows) * (rng.random(rows) < 0.9)
     c = rng.dirichlet(np.ones(classes), size=rows)
-    capped: dict[str, float] = {"softcap": 5.0}
-    smooth_and_capped = {"softcap": 5.0, "label_smoothing": 0.1}
+    loss = crossent.CrossEntropy(**options, reduction="none")
     for targets in (rng.integers(classes, size=rows), c):
-        for options in ({}, {"label_smoothing": 0.1, "z_loss": 0.01}, capped, smooth_and_capped):
-            loss = crossent.CrossEntropy(**options, reduction="none")
-            values, gradient = loss.value_and_grad(z, targets, w)
-            for i in {0, 1, rows // 2, rows - 1, *rng.integers(rows, size=8).tolist()}:
-                value, slope = loss.value_and_grad(z[i : i + 1], targets[i : i + 1], w[i : i + 1])
-                assert (value == values[i]).all()
-                assert (slope == gradient[i]).all()
-            total = crossent.CrossEntropy(**options, reduction="sum")(z, targets, w)
-            assert total == pytest.approx(
-                math.fsum(values), rel=1e-14 if dtype == "float64" else 1e-6
-            )
+        values, gradient = loss.value_and_grad(z, targets, w)
+        for i in {0, 1, rows // 2, rows - 1, *rng.integers(rows, size=8).tolist()}:
+            value, slope = loss.value_and_grad(z[i : i + 1], targets[i : i + 1], w[i : i + 1])
+            assert (value == values[i]).all()
+            assert (slope == gradient[i]).all()
+        total = crossent.CrossEntropy(**options, reduction="sum")(z, targets, w)
+        assert total == pytest.approx(math.fsum(values), rel=1e-14 if dtype == "float64" else 1e-6)

@@ -140,9 +140,16 @@ MUTANTS = (
     Mutant(
         "the sums of all tiles but the last",
         "kernels/mass_tile.py",
-        "lanes[OTHERS : LOSS if tile.itemsize == 8 else OTHERS + TOTAL] = 0.0",
+        "lanes[OTHERS : LOSS if scores.itemsize == 8 else OTHERS + TOTAL] = 0.0",
         "lanes[OTHERS:] = 0.0",
-        "test_laws.py::test_a_row_does_not_depend_on_where_it_stands[float64-10]",
+        "test_laws.py::test_a_row_does_not_depend_on_where_it_stands[smooth-float64-10]",
+    ),
+    Mutant(
+        "the sums of all capped tiles but the last",
+        "kernels/mass_tile.py",
+        "LOSS if scores.itemsize == 8",
+        "LOSS if tile.itemsize == 8",
+        "test_laws.py::test_a_row_does_not_depend_on_where_it_stands[capped-float32-10]",
     ),
     Mutant(
         "the fold of a long row's lanes",

@@ -269,9 +269,8 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     elif y.ndim == 1 and loss.is_plain:
         kernel = _row_kernel(classes, ignored, class_weight, () if classes <= MOST else None)
     else:
-        kernel = _row_kernel(
-            classes, ignored, NO_ROW, _mass_options(loss, y, class_weight, classes)
-        )
+        options = _mass_options(loss, y, class_weight, classes)
+        kernel = _row_kernel(classes, ignored, NO_ROW, options)
     return Problem(z, kernel, row_shape, True, weight, axis, y, weights, ignored)
 
 
