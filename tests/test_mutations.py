@@ -210,7 +210,7 @@ MUTANTS = (
     Mutant(
         "where out and the logits overlap",
         "numpy.py",
-        "out.ctypes.data != problem.logits.ctypes.data",
+        "out.ctypes.data != logits.ctypes.data",
         "False",
         "test_laws.py::test_out_may_overlap_the_logits_in_any_way",
     ),
