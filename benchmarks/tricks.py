@@ -140,7 +140,7 @@ TRICKS = (
         "up to eight classes told apart by comparing",
         "a loop over lanes takes vectors; going to the right class of each row, it would not",
         "../numpy.py",
-        (("z.shape[1] <= MOST", "z.shape[1] < 0"),),
+        (("() if classes <= MOST else None", "None"),),
         "3",
     ),
     Trick(
