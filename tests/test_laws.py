@@ -611,6 +611,7 @@ def test_same_bits_wherever_arrays_lie(dtype: str, loss: str) -> None:
     [
         pytest.param({}, id="plain"),
         pytest.param({"label_smoothing": 0.1, "z_loss": 0.01}, id="smooth"),
+        pytest.param({"temperature": 2.0}, id="tempered"),
         pytest.param({"softcap": 5.0}, id="capped"),
         pytest.param({"label_smoothing": 0.1, "softcap": 5.0}, id="both"),
     ],

@@ -14,7 +14,7 @@ REDUCTIONS = ("none", "sum", "mean", "batchmean")
 HALF_TYPES = ("float16", "bfloat16")
 SUM_TOLERANCE = {"float16": 1e-2, "bfloat16": 1e-1}  # probabilities come to us rounded
 OTHER_SUM_TOLERANCE = 1e-4
-NO_WEIGHTS = np.empty(0)
+NO_ROW = np.empty(0)  # weights that are all 1, losses that nobody asks for
 INT64 = np.dtype(np.int64)  # another type takes longer to compare with
 
 
@@ -227,7 +227,7 @@ def per_output(
 ) -> Array:
     """Return one weight per class or output; if there are none, an empty array or the default."""
     if weights is None:
-        return NO_WEIGHTS if default is None else np.full(count, default)
+        return NO_ROW if default is None else np.full(count, default)
     if len(weights) != count and not (len(weights) == 1 and of == "outputs"):
         raise ValueError(f"{name} has {len(weights)} entries, but there are {count} {of}")
     return np.broadcast_to(np.array(weights), (count,)).copy()

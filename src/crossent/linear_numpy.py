@@ -22,7 +22,6 @@ from crossent.layout import Array, result_type
 from crossent.linear import GRADIENTS, HeadGradients, LinearCrossEntropy
 from crossent.linear_layer import BESIDE, FilteredLayer, Layer, Rows, converted, over_chunks
 from crossent.plain import hvp
-from crossent.targets import NO_ROW
 from crossent.threads import sum_over_parts
 
 HESSIAN_ARRAYS = 16  # float64 arrays like the scores that a Hessian product makes on its way
@@ -115,7 +114,7 @@ def prepare(
     x, w, b = checks.head(features, weight, bias)
     lead, classes = x.shape[:-1], len(w)
     weights = checks.sample_weight(sample_weight, lead)
-    weights = NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
+    weights = checks.NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
     found = linear_targets.prepare(head.loss, targets, (*lead, classes), x.dtype, weights)
     call = Call(
         head,

@@ -49,7 +49,7 @@ def _front_end(array: Any) -> Any:
 
 @cache
 def _numpy() -> Any:
-    """Return the NumPy front end: a look-up of what is imported takes as long as a small sum."""
+    """Return the NumPy front end, looked up among what is imported only once."""
     import crossent.numpy
 
     return crossent.numpy

@@ -24,7 +24,7 @@ from crossent.kernels.turning import MOST
 from crossent.kernels.two_term import two_term_rows
 from crossent.layout import Array, as_outputs, as_rows, bits, result_type
 from crossent.sums import LossSums
-from crossent.targets import NO_ROW, check_outputs, index_targets, mass_targets, row_weights
+from crossent.targets import check_outputs, index_targets, mass_targets, row_weights
 from crossent.threads import sum_over_parts
 
 Kernel = Callable[..., object]
@@ -70,7 +70,9 @@ class Problem:
 
     @cached_property
     def _settled(self) -> tuple[Array, Array, Array]:
-        return row_weights(self.given_targets, self.ignored_index, self.given_weights, NO_ROW)
+        return row_weights(
+            self.given_targets, self.ignored_index, self.given_weights, checks.NO_ROW
+        )
 
     @property
     def targets(self) -> Array:
@@ -104,7 +106,7 @@ class Problem:
             bits(self.logits),
             self.given_targets,
             self.given_weights,
-            NO_ROW if losses is None else losses,
+            checks.NO_ROW if losses is None else losses,
             bits(np.empty((0, 0), self.logits.dtype) if gradient is None else gradient),
             width=4,
         )
@@ -254,11 +256,13 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     weights = checks.sample_weight(sample_weight, row_shape)
     class_weight = checks.per_output("class_weight", loss.class_weight, classes, "classes")
     z = as_rows(logits, axis)
-    weights = NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
+    weights = checks.NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
     ignored = None  # none of the targets is
     two_terms = loss.name == "softmax_binary_cross_entropy"
     if targets.dtype == checks.INT64:
-        each = NO_ROW if two_terms else class_weight  # the second term counts every class anyway
+        each = (
+            checks.NO_ROW if two_terms else class_weight
+        )  # the second term counts every class anyway
         y, ignored, weight = index_targets(targets, classes, loss.ignore_index, weights, each)
     else:
         y, weight = mass_targets(targets, weights, class_weight, axis)
@@ -270,7 +274,7 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
         kernel = _row_kernel(classes, ignored, class_weight, () if classes <= MOST else None)
     else:
         options = _mass_options(loss, y, class_weight, classes)
-        kernel = _row_kernel(classes, ignored, NO_ROW, options)
+        kernel = _row_kernel(classes, ignored, checks.NO_ROW, options)
     return Problem(z, kernel, row_shape, True, weight, axis, y, weights, ignored)
 
 
@@ -308,7 +312,7 @@ def _two_term_kernel(loss: Any, classes: int, ignored: int | None, class_weight:
     each = class_weight if class_weight.size else np.ones(classes)
 
     def run(scale: float, z: Array, y: Array, weights: Array, *results: Array) -> None:
-        targets, weight, _ = row_weights(y, ignored, weights, NO_ROW)
+        targets, weight, _ = row_weights(y, ignored, weights, checks.NO_ROW)
         two_term_rows(z, targets, weight, each, loss.label_smoothing, scale, *results)
 
     return run
@@ -325,7 +329,7 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     z = as_outputs(logits, outputs)
     y = as_outputs(targets.astype(result_type(targets.dtype), copy=False), outputs)
     per_output = weights is not None and weights.shape == logits.shape
-    rows = NO_ROW if weights is None else as_outputs(weights, outputs if per_output else 1)
+    rows = checks.NO_ROW if weights is None else as_outputs(weights, outputs if per_output else 1)
     check_outputs(y, targets, weights)
     pos_weight: Any = None
     if loss.name == "binary_cross_entropy":
@@ -339,7 +343,8 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
 
 def _sigmoid_kernel(pos_weight: Any, alpha: float) -> Kernel:
     def run(scale: float, z: Array, y: Array, *more: Array) -> None:
-        weights, losses, gradient, sums = [each if each.size else None for each in more]
+        *optional, sums = more
+        weights, losses, gradient = [each if each.size else None for each in optional]
         sigmoid_kernels.sigmoid_rows(
             z, y, pos_weight, weights, alpha, scale, losses, gradient, sums
         )

@@ -9,8 +9,6 @@ from crossent.kernels import scan
 from crossent.layout import Array, as_rows, writable
 from crossent.threads import sum_over_parts
 
-NO_ROW = np.empty(0)
-
 
 def index_targets(
     targets: Array, classes: int, ignore_index: int, weights: Array, class_weight: Array

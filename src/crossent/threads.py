@@ -225,7 +225,7 @@ def sum_over_parts(
 def _alone(
     work: Callable[..., object], arguments: tuple[Any, ...], rows: int, width: int
 ) -> NDArray[np.float64]:
-    """Return the sums of work that there is nothing of to share out."""
+    """Do all the work at once, of which there is too little to share out."""
     sums = np.zeros(width)
     if rows:
         work(*arguments, sums)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crossent.torch_tensors import is_wanted
+
 
 def operator(
     name: str, schema: str, compute: Any, compute_nothing: Any, save: Any, backward: Any
@@ -36,7 +38,8 @@ def operator(
     def call(*inputs: Any) -> Any:
         if _is_watched(inputs[0]):
             return registered(*inputs)
-        return (direct if _is_differentiated(inputs) else compute)(*inputs)
+        wanted = is_wanted(*(each for each in inputs if isinstance(each, Tensor)))
+        return (direct if wanted else compute)(*inputs)
 
     return call
 
@@ -50,13 +53,6 @@ def _autograd_function(name: str, compute: Any, save: Any, backward: Any) -> Any
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     function: Any = type(f"crossent_{name}", (torch.autograd.Function,), methods)
     return function.apply
-
-
-def _is_differentiated(inputs: tuple[Any, ...]) -> bool:
-    """Return whether autograd will ask for a gradient in one of the inputs."""
-    return torch.is_grad_enabled() and any(
-        isinstance(each, Tensor) and each.requires_grad for each in inputs
-    )
 
 
 def _is_watched(tensor: Tensor) -> bool:

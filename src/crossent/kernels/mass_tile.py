@@ -319,17 +319,16 @@ def _write_gradients(work, targets, gain, base, slope, near, count, lanes, tile)
 
     def with_mass(work, targets, gain, base, slope, near, count, lanes, tile):
         for j in range(tile.shape[0]):
-            write_gradient(
-                work[j], targets, j, entry(gain, j), base[j], slope, near, lanes, tile[j]
-            )
+            mass = entry(gain, j), base[j]
+            write_gradient(work[j], targets, j, *mass, slope, near.shape[1], lanes, tile[j])
 
     return without_mass if isinstance(base, types.NoneType) else with_mass
 
 
 @device
-def write_gradient(work, targets, j, gain, base, slope, near, lanes, out):
+def write_gradient(work, targets, j, gain, base, slope, size, lanes, out):
     """Store PULL * work - PUSH * mass for class j, times the derivative of a softcap."""
-    for i in range(near.shape[1]):
+    for i in range(size):
         mass = mass_of(targets, i, j, gain, base)
         value = lanes[PULL + i] * work[i] - lanes[PUSH + i] * mass
         out[i] = value * derivative(slope, i, j)

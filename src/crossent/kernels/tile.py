@@ -16,7 +16,7 @@ from crossent.kernels.sums import sum_of, sum_of_logarithms
 LEAST = 2.0**-96  # a factor that float32 holds to 30 more bits than its own, with a rest
 LINES = 224  # rows of a tile, in whole vectors, of which a loop may take four at a time
 FEW_LINES = 32  # where there are no more rows than that
-BESIDE = 16  # unused columns: those of columns as long as LINES would crowd a few cache sets
+BESIDE = 16  # unused lanes: without them, a tile would crowd every other cache set
 ROOM = 256  # what the shares of a tile take, in whole vectors
 FEW = 16  # classes, up to which float64 has room for the product of all sums of a tile
 SMALL = 2.0**-100  # from here on, what float32 takes from smaller shares does not count beside one
