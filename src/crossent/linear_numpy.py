@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from crossent import checks, linear_targets
 from crossent import numpy as on_arrays
+from crossent.checks import NO_ROW
 from crossent.kernels import head as kernels
 from crossent.kernels.blas import multiply
 from crossent.layout import Array, result_type
@@ -114,7 +115,7 @@ def prepare(
     x, w, b = checks.head(features, weight, bias)
     lead, classes = x.shape[:-1], len(w)
     weights = checks.sample_weight(sample_weight, lead)
-    weights = checks.NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
+    weights = NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
     found = linear_targets.prepare(head.loss, targets, (*lead, classes), x.dtype, weights)
     call = Call(
         head,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crossent import checks
+from crossent.checks import NO_ROW
 from crossent.layout import Array, result_type
 from crossent.linear_layer import BESIDE, Rows
 from crossent.targets import index_targets, mass_targets, row_weights
@@ -36,7 +37,7 @@ def prepare(loss: Any, value: Any, shape: tuple[int, ...], dtype: Any, weights: 
         return _dense(array, shape, weights, each)
     indices = checks.targets(value, shape, len(shape) - 1)
     y, ignored, weight = index_targets(indices, shape[-1], loss.ignore_index, weights, each)
-    y, weights, _ = row_weights(y, ignored, weights, checks.NO_ROW)
+    y, weights, _ = row_weights(y, ignored, weights, NO_ROW)
     return Targets(lambda rows: y[rows], weights, weight, _samples(weights, len(y)), 0)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from crossent import checks
+from crossent.checks import NO_ROW
 from crossent.kernels import sigmoid as sigmoid_kernels
 from crossent.kernels.long_rows import long_rows
 from crossent.kernels.short_rows import SHORT, short_rows
@@ -70,9 +71,7 @@ class Problem:
 
     @cached_property
     def _settled(self) -> tuple[Array, Array, Array]:
-        return row_weights(
-            self.given_targets, self.ignored_index, self.given_weights, checks.NO_ROW
-        )
+        return row_weights(self.given_targets, self.ignored_index, self.given_weights, NO_ROW)
 
     @property
     def targets(self) -> Array:
@@ -106,7 +105,7 @@ class Problem:
             bits(self.logits),
             self.given_targets,
             self.given_weights,
-            checks.NO_ROW if losses is None else losses,
+            NO_ROW if losses is None else losses,
             bits(np.empty((0, 0), self.logits.dtype) if gradient is None else gradient),
             width=4,
         )
@@ -256,13 +255,11 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     weights = checks.sample_weight(sample_weight, row_shape)
     class_weight = checks.per_output("class_weight", loss.class_weight, classes, "classes")
     z = as_rows(logits, axis)
-    weights = checks.NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
+    weights = NO_ROW if weights is None else np.ascontiguousarray(weights.reshape(-1))
     ignored = None  # none of the targets is
     two_terms = loss.name == "softmax_binary_cross_entropy"
     if targets.dtype == checks.INT64:
-        each = (
-            checks.NO_ROW if two_terms else class_weight
-        )  # the second term counts every class anyway
+        each = NO_ROW if two_terms else class_weight  # the second term counts every class anyway
         y, ignored, weight = index_targets(targets, classes, loss.ignore_index, weights, each)
     else:
         y, weight = mass_targets(targets, weights, class_weight, axis)
@@ -274,7 +271,7 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
         kernel = _row_kernel(classes, ignored, class_weight, () if classes <= MOST else None)
     else:
         options = _mass_options(loss, y, class_weight, classes)
-        kernel = _row_kernel(classes, ignored, checks.NO_ROW, options)
+        kernel = _row_kernel(classes, ignored, NO_ROW, options)
     return Problem(z, kernel, row_shape, True, weight, axis, y, weights, ignored)
 
 
@@ -312,7 +309,7 @@ def _two_term_kernel(loss: Any, classes: int, ignored: int | None, class_weight:
     each = class_weight if class_weight.size else np.ones(classes)
 
     def run(scale: float, z: Array, y: Array, weights: Array, *results: Array) -> None:
-        targets, weight, _ = row_weights(y, ignored, weights, checks.NO_ROW)
+        targets, weight, _ = row_weights(y, ignored, weights, NO_ROW)
         two_term_rows(z, targets, weight, each, loss.label_smoothing, scale, *results)
 
     return run
@@ -329,7 +326,7 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     z = as_outputs(logits, outputs)
     y = as_outputs(targets.astype(result_type(targets.dtype), copy=False), outputs)
     per_output = weights is not None and weights.shape == logits.shape
-    rows = checks.NO_ROW if weights is None else as_outputs(weights, outputs if per_output else 1)
+    rows = NO_ROW if weights is None else as_outputs(weights, outputs if per_output else 1)
     check_outputs(y, targets, weights)
     pos_weight: Any = None
     if loss.name == "binary_cross_entropy":
