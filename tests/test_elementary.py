@@ -170,7 +170,7 @@ def tanh(x: Any) -> Any:
 
 @numba.njit
 def slope_of_tanh(x: Any) -> Any:
-    return elementary.tanh_of(*elementary.exp_and_less(-2.0 * abs(x)))[1]
+    return elementary.tanh_of(x, *elementary.begin_tanh(x, -2.0))[1]
 
 
 def test_tanh_and_its_derivative() -> None:

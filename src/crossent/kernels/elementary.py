@@ -16,6 +16,7 @@ from crossent.kernels.intrinsics import (
     magnitude,
     power_at_end,
     select,
+    with_sign,
 )
 
 I32 = np.int32
@@ -320,17 +321,6 @@ def exp64_of_sum(d, e):
 
 
 @device
-def exp_and_less(d):
-    """Return exp(d) and exp(d) - 1 for d <= 0, both to all bits; 0 and -1 for d below -708."""
-    t = fma(d, 1.4426950408889634, SHIFT64)
-    r = remainder64(d, t - SHIFT64)
-    power = power_at_end(t)
-    part = power * fma(exp64_tail(r) * r, r, r)  # near 0 the power is 1, and nothing cancels
-    far = d < -708.0
-    return select(far, 0.0, power + part), select(far, -1.0, part + (power - 1.0))
-
-
-@device
 def remainder64(d, k):
     """Return d - k ln 2."""
     return fma(k, -1.9082149292705877e-10, fma(k, -0.6931471803691238, d))
@@ -409,18 +399,41 @@ def _log1p64(x):
     return select(w < np.inf, value, w)  # w may be NaN too
 
 
+# With exp(-2 |x|) = 2**k exp(r) and c = r / tanh(r / 2), so that exp(r) = (c + r) / (c - r), one
+# division gives tanh |x| = (1 - exp(-2 |x|)) / (1 + exp(-2 |x|)) and its derivative. Near 0, where
+# k is 0, nothing cancels.
+
+LEAST_TWICE = -709.3  # of -2 |x|: from there on 2**k is 0, and tanh 1, whose derivative is 0
+
+
 @device
 def tanh(x):
     """Return tanh x in float64."""
-    value, _ = tanh_of(*exp_and_less(-2.0 * magnitude(x)))
-    return select(x >= 0.0, value, -value)
+    value, _ = tanh_of(x, *begin_tanh(x, -2.0))
+    return value
 
 
 @device
-def tanh_of(e, less):
-    """Return tanh |x| and its derivative 1 - tanh^2 = 4 e / (1 + e)^2, for e = exp(-2 |x|).
+def begin_tanh(x, scale):
+    """Return t and r with exp(scale |x|) = power_at_end(t) exp(r), for scale < 0."""
+    d = at_least(magnitude(x) * scale, LEAST_TWICE)
+    t = fma(d, 1.4426950408889634, SHIFT64)
+    return t, remainder64(d, t - SHIFT64)
 
-    less is e - 1.
-    """
-    share = 1.0 / (2.0 + less)
-    return -less * share, 4.0 * e * share * share
+
+@device
+def tanh_of(x, t, r):
+    """Return a tanh with x's sign, and its derivative, for what `begin_tanh` makes of 2 |x|."""
+    power, v = power_at_end(t), r * r
+    w = v * v
+    h = fma(4.1381436861539517e-08, v, -1.6533902376903856e-06)
+    h = fma(h, w, fma(6.613756321567693e-05, v, -0.0027777777777015823))
+    h = fma(h, w, 0.16666666666666602 * v)
+    more, less = 1.0 + power, 1.0 - power
+    below = (more + more) + fma(h, more, -(r * less))
+    above = (less + less) + fma(h, less, -(r * more))
+    share = 1.0 / below
+    value = above * share
+    value = fma(fma(-below, value, above), share, value)  # 1, not next to it, where both are equal
+    product = 4.0 + fma(h, 4.0 + h, -v)
+    return with_sign(value, x), product * share * (4.0 * power * share)

@@ -44,6 +44,7 @@ def _same_type_intrinsic(name: str, arity: int) -> Any:
 
 maximum = _same_type_intrinsic("llvm.maximum", 2)  # NaN if either is; Python's is no vector's
 magnitude = _same_type_intrinsic("llvm.fabs", 1)
+with_sign = _same_type_intrinsic("llvm.copysign", 2)  # the first, with the second's sign
 
 
 @intrinsic

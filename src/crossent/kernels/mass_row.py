@@ -19,12 +19,12 @@ from crossent.kernels.elementary import (
     F64,
     I32,
     add_exactly,
-    exp_and_less,
+    begin_tanh,
     exp_of_scaled,
     tanh_of,
 )
 from crossent.kernels.halves import put, read
-from crossent.kernels.intrinsics import magnitude, reordered_add, select
+from crossent.kernels.intrinsics import reordered_add, select
 from crossent.kernels.rows import (
     BLOCK,
     edit,
@@ -130,11 +130,10 @@ def _prepare(row, softcap, replaced, capped, slope):
 def cap(row, softcap, scores, slope):
     """Store softcap tanh(row / softcap) in scores and its derivative in slope."""
     for j in range(row.size):
-        x = F64(read(row[j]))
-        slope[j], scores[j] = exp_and_less(magnitude(x) * (-2.0 / softcap))
+        slope[j], scores[j] = begin_tanh(F64(read(row[j])), -2.0 / softcap)
     for j in range(row.size):  # apart: the processor does not look far enough ahead for both
-        t, slope[j] = tanh_of(slope[j], scores[j])
-        scores[j] = select(F64(read(row[j])) >= 0.0, softcap * t, -softcap * t)
+        value, slope[j] = tanh_of(F64(read(row[j])), slope[j], scores[j])
+        scores[j] = softcap * value
 
 
 def excluded_class(targets, i, row, m):
@@ -167,17 +166,6 @@ def position(block, m):
     for j in range(block.size):
         first = min(first, select(read(block[j]) == m, I32(j), I32(block.size)))
     return first
-
-
-@device
-def edit_masses(masses, excluded, filled, size, buffer):
-    """Return a copy of a block's masses, 0 at the excluded class and beyond the end."""
-    for j in range(filled):
-        buffer[j] = mass_at(masses, j)
-    buffer[filled:size] = 0.0
-    if 0 <= excluded < filled:
-        buffer[excluded] = 0.0
-    return buffer[:size]
 
 
 @device
@@ -221,6 +209,40 @@ def add_each(scores, m, masses):
 
 
 @device
+def edit_masses(masses, excluded, filled, buffer):
+    """Return a copy of a block's masses, 0 at the excluded class and beyond the end."""
+    for j in range(filled):
+        buffer[j] = masses[j]
+    buffer[filled:] = 0.0
+    if 0 <= excluded < filled:
+        buffer[excluded] = 0.0
+    return buffer
+
+
+def add_masses_but(excluded, scores, m, masses, filled, buffer):
+    """Do so for a stretch that `edit` has copied, without the excluded class, if that is in it."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(add_masses_but)
+def _add_masses_but(excluded, scores, m, masses, filled, buffer):
+    def each(excluded, scores, m, masses, filled, buffer):
+        edited = edit_masses(masses, excluded, filled, buffer[: scores.size])
+        return add_masses(scores, m, edited)
+
+    def equal(excluded, scores, m, masses, filled, buffer):
+        classes = filled
+        scores[filled:] = m  # what costs nothing
+        if 0 <= excluded < filled:
+            scores[excluded] = m
+            classes -= 1
+        _, gap = add_masses(scores, m, masses)
+        return masses * classes, gap
+
+    return each if isinstance(masses, types.Array) else equal
+
+
+@device
 def add_up(row, m, excluded, sharpness, masses, spread, like, buffer, spare, work, soon):
     """Store exponentials in work, 0 for the excluded class; return others, R and D.
 
@@ -239,8 +261,7 @@ def add_up(row, m, excluded, sharpness, masses, spread, like, buffer, spare, wor
             edited = edit(scores, excluded - start, size, buffer)
             e = exponentiate_scaled(edited, m, sharpness, like, part)
             if spread:
-                mass = edit_masses(block, excluded - start, filled, size, spare)
-                r, d = add_masses(edited, m, mass)
+                r, d = add_masses_but(excluded - start, edited, m, block, filled, spare)
         else:
             e = exponentiate_scaled(scores, m, sharpness, like, part)
             if spread:

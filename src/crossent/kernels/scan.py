@@ -80,8 +80,7 @@ def any_outside(values):
 @kernel
 def scan_shares(values, sums):
     """Let sums[0] be above 0 if one of a vector's numbers is not in [0, 1]."""
-    for start in range(0, values.size, BLOCK):
-        sums[0] += any_outside(values[start : start + BLOCK])
+    sums[0] += any_outside(values)
 
 
 @kernel
