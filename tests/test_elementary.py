@@ -178,6 +178,7 @@ def test_tanh_and_its_derivative() -> None:
     x = np.concatenate([x, 10.0 ** RNG.uniform(-30, 0, 1000)])
     assert ulps(values(tanh, x), truths(mpmath.tanh, x)) < 3.0
     assert ulps(values(slope_of_tanh, x), truths(lambda a: mpmath.sech(a) ** 2, x)) < 5.0
+    np.testing.assert_array_equal(values(tanh, np.linspace(20.0, 400.0, 1000)), 1.0)
     ends = np.array([0.0, np.inf, -np.inf, np.nan, 400.0, -1e300])
     np.testing.assert_array_equal(values(tanh, ends), [0.0, 1.0, -1.0, np.nan, 1.0, -1.0])
     np.testing.assert_array_equal(values(slope_of_tanh, ends), [1.0, 0.0, 0.0, np.nan, 0.0, 0.0])

@@ -2,7 +2,7 @@
 
 The standard library's are calls, one element each. Polynomials are minimax fits (Remez exchange,
 60 digits) on the reduced argument. Errors seen, in units in the last place (ulp) of the result:
-exp_of_difference below 1, log1p below 1.5, both over their whole domain.
+exp_of_difference below 1, log1p below 1.5, tanh below 3, over their whole domain.
 """
 
 import numpy as np
@@ -399,9 +399,12 @@ def _log1p64(x):
     return select(w < np.inf, value, w)  # w may be NaN too
 
 
-# With exp(-2 |x|) = 2**k exp(r) and c = r / tanh(r / 2), so that exp(r) = (c + r) / (c - r), one
-# division gives tanh |x| = (1 - exp(-2 |x|)) / (1 + exp(-2 |x|)) and its derivative. Near 0, where
-# k is 0, nothing cancels.
+# With exp(-2 |x|) = 2**k exp(r) and c = r / tanh(r / 2), so that exp(r) = (c + r) / (c - r):
+#
+#     tanh |x| = ((c - r) - 2**k (c + r)) / ((c - r) + 2**k (c + r))
+#
+# One division gives that and its derivative, 4 2**k (c - r) (c + r) over the denominator squared.
+# c is 2 and a little more; where k is 0, the numerator is -2 r, and nothing cancels.
 
 LEAST_TWICE = -709.3  # of -2 |x|: from there on 2**k is 0, and tanh 1, whose derivative is 0
 
@@ -426,14 +429,14 @@ def tanh_of(x, t, r):
     """Return a tanh with x's sign, and its derivative, for what `begin_tanh` makes of 2 |x|."""
     power, v = power_at_end(t), r * r
     w = v * v
-    h = fma(4.1381436861539517e-08, v, -1.6533902376903856e-06)
-    h = fma(h, w, fma(6.613756321567693e-05, v, -0.0027777777777015823))
-    h = fma(h, w, 0.16666666666666602 * v)
-    more, less = 1.0 + power, 1.0 - power
-    below = (more + more) + fma(h, more, -(r * less))
-    above = (less + less) + fma(h, less, -(r * more))
+    more = fma(4.1381436861539517e-08, v, -1.6533902376903856e-06)
+    more = fma(more, w, fma(6.613756321567693e-05, v, -0.0027777777777015823))
+    more = fma(more, w, 0.16666666666666602 * v)  # c - 2
+    up, down = 1.0 + power, 1.0 - power
+    below = (up + up) + fma(more, up, -(r * down))
+    above = (down + down) + fma(more, down, -(r * up))
     share = 1.0 / below
     value = above * share
     value = fma(fma(-below, value, above), share, value)  # 1, not next to it, where both are equal
-    product = 4.0 + fma(h, 4.0 + h, -v)
+    product = 4.0 + fma(more, 4.0 + more, -v)
     return with_sign(value, x), product * share * (4.0 * power * share)
