@@ -61,6 +61,7 @@ def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # The main job -----------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_digits_in_time_and_as_good_as_promised(tmp_path: Path) -> None:
     cache = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     line = [sys.executable, "-m", "crossent", "fit", "digits"]

@@ -35,6 +35,7 @@ def processor_seconds(*arguments: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+@pytest.mark.alone
 def test_help_starts_in_less_than_0_3_seconds() -> None:
     """Or, on a slow machine, in half as much again as NumPy and click take to import."""
     whole, imports = [], []

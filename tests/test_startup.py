@@ -73,6 +73,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Import -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_import_adds_at_most_30_ms_to_that_of_numpy(tmp_path: Path) -> None:
     program = """
 import time, numpy
