@@ -220,7 +220,7 @@ def edit_masses(masses, excluded, filled, buffer):
 
 
 def add_masses_but(excluded, scores, m, masses, filled, buffer):
-    """Do so for a stretch that `edit` has copied, without the excluded class, if that is in it."""
+    """Do what `add_masses` does for what `edit` has copied; the excluded class has no mass there."""
     raise AssertionError("kernels are compiled")
 
 
