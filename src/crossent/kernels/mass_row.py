@@ -220,7 +220,7 @@ def edit_masses(masses, excluded, filled, buffer):
 
 
 def add_masses_but(excluded, scores, m, masses, filled, buffer):
-    """Do what `add_masses` does for what `edit` has copied; the excluded class has no mass there."""
+    """Do what `add_masses` does for what `edit` copied, where the excluded class has no mass."""
     raise AssertionError("kernels are compiled")
 
 
