@@ -106,8 +106,8 @@ TRICKS = (
         "tile.py",
         (
             (
-                "larger(m[i], scores[i])\n    if largest",
-                "select(scores[i] > m[i], scores[i], m[i])\n    if largest",
+                "larger(m[i], scores[i])\n    if holds",
+                "select(scores[i] > m[i], scores[i], m[i])\n    if holds",
             ),
         ),
         "10",

@@ -634,3 +634,114 @@ def test_a_row_does_not_depend_on_where_it_stands(
             assert (slope == gradient[i]).all()
         total = crossent.CrossEntropy(**options, reduction="sum")(z, targets, w)
         assert total == pytest.approx(math.fsum(values), rel=1e-14 if dtype == "float64" else 1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"z_loss": 1e-4}], ids=str)
+@pytest.mark.parametrize("classes", [2, 3, 9, 193])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_nan_in_a_row_that_takes_no_part_leaves_infinity_in_another(
+    dtype: str, classes: int, options: dict[str, Any]
+) -> None:
+    z, y = np.zeros((33, classes), dtype), np.zeros(33, int)
+    z[0, 0], y[32] = INF, -100
+    loss = crossent.CrossEntropy(**options)
+    value, gradient = loss.value_and_grad(z, y)
+    z[32] = NAN
+    same_value, same = loss.value_and_grad(z, y)
+    assert (bits(same_value), bits(same)) == (bits(value), bits(gradient))
+
+
+@pytest.mark.parametrize("top", [0.0, 3e38])
+@pytest.mark.parametrize("classes", [4, 9, 192, 193, 1000])
+@pytest.mark.parametrize("kind", ["smoothed", "smoothed and weighed", "probabilities"])
+def test_scores_masked_by_the_least_float32_cost_what_they_cost(
+    kind: str, classes: int, top: float
+) -> None:
+    """Where the sum of what they are below the maximum is beyond float32, their share is not."""
+    z = np.zeros((2, classes), np.float32)
+    z[:, 2:4], z[:, 0] = np.finfo(np.float32).min, top
+    y: Any = np.array([0, 1]) if kind != "probabilities" else np.full(z.shape, 1 / classes)
+    options: dict[str, Any] = {"reduction": "none"}
+    if kind != "probabilities":
+        options["label_smoothing"] = 0.01
+    if kind == "smoothed and weighed":
+        options["class_weight"] = np.linspace(0.5, 1.5, classes)
+    law = crossent.CrossEntropy(**options)
+    value, gradient = law.value_and_grad(z, y)
+    wide, true = law.value_and_grad(z.astype(np.float64), y)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(value, wide.astype(np.float32), rtol=1e-6)
+    assert np.isfinite(wide[0])
+    np.testing.assert_allclose(gradient, true, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", SIGMOID)
+def test_what_a_target_leaves_of_1_is_taken_before_it_is_rounded(loss: str) -> None:
+    y = np.array([1 - 1e-9, 1e-9, 0.25])
+    z = np.array([30.0, -30.0, 1.0])
+    law = LOSSES[loss](reduction="none")
+    value, gradient = law.value_and_grad(z.astype(np.float32), y)
+    true_value, true = law.value_and_grad(z, y)
+    np.testing.assert_allclose(value, true_value, rtol=1e-6)
+    np.testing.assert_allclose(gradient, true, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["index", "probabilities"])
+@pytest.mark.parametrize("alpha", [1e-12, 1e-3])
+@pytest.mark.parametrize("classes", [3, 300])
+def test_what_smoothing_leaves_of_1_is_not_a_difference(
+    classes: int, alpha: float, kind: str
+) -> None:
+    z = np.zeros((1, classes))
+    z[0, 0] = 60.0
+    y: Any = [0] if kind == "index" else np.eye(classes)[:1]
+    law = crossent.SoftmaxBinaryCrossEntropy(label_smoothing=alpha, reduction="sum")
+    value, gradient = law.value_and_grad(z, y)
+    with mp.workdps(60):
+        others = (classes - 1) * mp.exp(-60)
+        p, q = 1 / (1 + others), others / (1 + others)
+        r = mp.exp(-60) / (1 + others)
+        a = mpf(alpha)
+        t, rest = 1 - a + a / classes, a / classes
+        true = -t * mp.log(p) - (1 - t) * mp.log(q)
+        true += (classes - 1) * (-rest * mp.log(r) - (1 - rest) * mp.log(1 - r))
+        u, v = (p - t) / q, (r - rest) / (1 - r)
+        slope = u - p * (u + (classes - 1) * v)
+        assert abs(value - true) <= 1e-14 * true
+        assert abs(gradient[0, 0] - slope) <= 1e-13 * abs(slope)
+
+
+def test_no_outputs_with_weights() -> None:
+    none, weight = np.empty((5, 0)), np.ones(5)
+    law = crossent.BinaryCrossEntropy(reduction="none")
+    assert law.sums(none, none, weight).sum == 0.0
+    assert law.hvp(none, none, none, weight).shape == (5, 0)
+    assert law.from_probabilities(none, none, weight).shape == (5, 0)
+    assert law.value_and_grad(none, none, weight)[1].shape == (5, 0)
+
+
+def test_a_label_among_very_many_classes_takes_a_row() -> None:
+    rows = crossent.one_hot([1, 299_999], 300_000)
+    assert (rows.shape, rows.sum(), rows[1, -1]) == ((2, 300_000), 2.0, 1.0)
+
+
+def test_what_is_beyond_its_type_is_infinite_without_a_warning() -> None:
+    given = np.array([[-3e38, -3e38]], np.float32)
+    for reduction in ("none", "sum"):
+        law = crossent.BinaryCrossEntropy(reduction=reduction)
+        assert np.isinf(law.from_log_probabilities(given, [[1, 1]], [10.0])).all()
+    vector = np.array([[1e300, 0.0]])
+    assert np.isinf(crossent.CrossEntropy().hvp(given * 0, [0], vector)).all()
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    nan = np.full((1, 2), NAN, ml_dtypes.bfloat16)
+    assert (crossent.BinaryCrossEntropy().predict(nan) == 0).all()
+
+
+@pytest.mark.parametrize("classes", [9, 300])
+def test_the_least_masses_keep_their_digits(classes: int) -> None:
+    """A teacher's 1e-36, where the student is as sure: what it adds is all there is of the loss."""
+    z, c = np.full((1, classes), -83.0, np.float32), np.full((1, classes), 1e-36, np.float32)
+    z[0, 0], c[0, 0] = 0.0, 1.0
+    value = crossent.cross_entropy(z, c)
+    true = crossent.cross_entropy(z.astype(float), c.astype(float))
+    assert abs(value - true) <= 4 * np.spacing(np.float32(true))

@@ -62,9 +62,25 @@ MUTANTS = (
     Mutant(
         "the limit of a row with +inf",
         "kernels/narrow_tile.py",
-        "largest(m[:count]) == np.inf",
-        "largest(m[:count]) == -np.inf",
+        "holds_infinity(m[:count])",
+        "count < 0",
         f"{CASES}[cross_entropy-+inf, right]",
+    ),
+    Mutant(
+        "+inf beside a row of NaN",
+        "kernels/tile.py",
+        "return found > 0",
+        "return largest(maxima) == np.inf",
+        "test_laws.py::test_nan_in_a_row_that_takes_no_part_leaves_infinity_in_another"
+        "[float32-9-{}]",
+    ),
+    Mutant(
+        "the sum of what scores are below the maximum, within float32",
+        "kernels/mass_row.py",
+        "SMALLER = 2.0**-10",
+        "SMALLER = 1.0",
+        "test_laws.py::test_scores_masked_by_the_least_float32_cost_what_they_cost"
+        "[smoothed-193-0.0]",
     ),
     Mutant(
         "a row's weight",

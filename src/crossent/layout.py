@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def as_rows(array: Array, axis: int) -> Array:
 
 def as_outputs(array: Array, outputs: int) -> Array:
     """Return the array as (n, J), copied only if need be."""
-    rows = array.size // outputs if outputs else 0
+    rows = array.size // outputs if outputs else math.prod(array.shape[:-1])
     cut = array if array.shape == (rows, outputs) else array.reshape(rows, outputs)
     return writable(np.ascontiguousarray(cut))
 

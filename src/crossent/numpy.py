@@ -259,14 +259,15 @@ def _softmax_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     ignored = None  # none of the targets is
     two_terms = loss.name == "softmax_binary_cross_entropy"
     if targets.dtype == checks.INT64:
-        each = NO_ROW if two_terms else class_weight  # the second term counts every class anyway
-        y, ignored, weight = index_targets(targets, classes, loss.ignore_index, weights, each)
+        y, ignored, weight = index_targets(
+            targets, classes, loss.ignore_index, weights, class_weight
+        )
     else:
         y, weight = mass_targets(targets, weights, class_weight, axis)
         if two_terms:
             weight = float(weights.sum()) if weights.size else float(len(z))
     if two_terms:
-        kernel = _two_term_kernel(loss, classes, ignored, class_weight)
+        kernel = _two_term_kernel(loss.label_smoothing, ignored)
     elif y.ndim == 1 and loss.is_plain:
         kernel = _row_kernel(classes, ignored, class_weight, () if classes <= MOST else None)
     else:
@@ -305,12 +306,10 @@ def _mass_options(loss: Any, y: Array, class_weight: Array, classes: int) -> tup
     return gain, base, loss.z_loss, loss.softcap, sharpness
 
 
-def _two_term_kernel(loss: Any, classes: int, ignored: int | None, class_weight: Array) -> Kernel:
-    each = class_weight if class_weight.size else np.ones(classes)
-
+def _two_term_kernel(alpha: float, ignored: int | None) -> Kernel:
     def run(scale: float, z: Array, y: Array, weights: Array, *results: Array) -> None:
         targets, weight, _ = row_weights(y, ignored, weights, NO_ROW)
-        two_term_rows(z, targets, weight, each, loss.label_smoothing, scale, *results)
+        two_term_rows(z, targets, weight, alpha, scale, *results)
 
     return run
 
@@ -429,7 +428,8 @@ def predict(loss: Any, logits: Any) -> Any:
     """Return the class of the largest score, or 1 where a sigmoid output is above one half."""
     logits = checks.logits(logits)
     if loss.activation_name == "sigmoid":
-        return (logits > 0).astype(np.int64)[()]
+        with np.errstate(invalid="ignore"):  # NaN is not above it; bfloat16 would warn
+            return (logits > 0).astype(np.int64)[()]
     axis = checks.axis(loss.axis, logits.ndim)
     checks.classes(logits.shape[axis])
     return logits.argmax(axis=axis)
@@ -438,7 +438,9 @@ def predict(loss: Any, logits: Any) -> Any:
 def one_hot(labels: Any, num_classes: int) -> Array:
     """Return rows with 1 at each label."""
     indices = checks.labels(labels, num_classes)
-    return np.eye(num_classes)[indices]
+    rows = np.zeros((*indices.shape, num_classes))
+    np.put_along_axis(rows, indices[..., None], 1.0, axis=-1)
+    return rows
 
 
 def _decisions(loss: Any, problem: Problem) -> tuple[int, int]:
@@ -447,7 +449,8 @@ def _decisions(loss: Any, problem: Problem) -> tuple[int, int]:
         decided = problem.logits.argmax(axis=1)
         truth = problem.targets if problem.targets.ndim == 1 else problem.targets.argmax(axis=1)
     else:
-        decided, truth = problem.logits > 0, problem.targets > 0.5
+        with np.errstate(invalid="ignore"):  # bfloat16 warns of NaN
+            decided, truth = problem.logits > 0, problem.targets > 0.5
     part = problem.weights != 0 if problem.weights.size else np.ones(1, bool)
     part = np.broadcast_to(part, decided.shape)
     return int(part.sum()), int(((decided == truth) & part).sum())

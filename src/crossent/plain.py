@@ -57,6 +57,17 @@ def _masses(loss: Any, problem: Problem) -> Float64:
     return c * checks.per_output("class_weight", loss.class_weight, classes, "classes", 1.0)
 
 
+def _left(loss: Any, problem: Problem) -> Float64:
+    """Return what the masses of a loss without class weights leave of 1, (N, C).
+
+    Not subtracted from it: the target of a smoothed row leaves little.
+    """
+    classes, alpha = problem.logits.shape[1], loss.label_smoothing
+    y = problem.targets
+    others = (y[:, None] != np.arange(classes)).astype(np.float64) if y.ndim == 1 else 1 - y
+    return np.asarray((1 - alpha) * others + (alpha - alpha / classes))
+
+
 def _binary_masses(loss: Any, problem: Problem) -> tuple[Float64, Float64]:
     """Return the masses on 1 and on 0 of every output, (n, J)."""
     y = reference.smooth_binary(problem.targets, loss.label_smoothing)
@@ -72,7 +83,8 @@ def _column(weights: Array) -> Any:
 def _back(problem: Problem, rows: Array, shape: tuple[int, ...], dtype: Any) -> Any:
     """Return (N, C) in the shape of the logits; a NumPy number if that is a single one."""
     moved = shape[: problem.axis] + shape[problem.axis + 1 :] + shape[problem.axis :][:1]
-    array = rows.astype(dtype, copy=False).reshape(moved)
+    with np.errstate(over="ignore"):  # beyond its type a number is inf
+        array = rows.astype(dtype, copy=False).reshape(moved)
     return np.moveaxis(array, -1, problem.axis) if shape else array[()]
 
 
@@ -180,8 +192,9 @@ def _two_term_product(loss: Any, problem: Problem, v: Float64) -> Float64:
     r = np.where(np.isnan(r), 0.0, r)  # all others are -inf; a NaN of the row is in p as well
     mean = ((p * v).sum(axis=1, keepdims=True) - p * v) / q
     mean = np.where(wins, np.where(wins, 0.0, r * v).sum(axis=1, keepdims=True), mean)
-    odds = np.where(wins, 0.0, (1 - c) * p / q)
-    pull = np.where(wins, 0.0, (1 - c) * p * (mean - v)) + odds * mean
+    left = _left(loss, problem)
+    odds = np.where(wins, 0.0, left * p / q)
+    pull = np.where(wins, 0.0, left * p * (mean - v)) + odds * mean
     others = pull.sum(axis=1, keepdims=True) - pull
     others -= (odds.sum(axis=1, keepdims=True) - odds) * v
     own = (c.sum(axis=1, keepdims=True) + 1 - c) * q * (v - mean)
@@ -229,14 +242,14 @@ def from_probabilities(
     given = checks.logits(p, "log_probabilities" if logarithms else "probabilities")
     problem = prepare(loss, given.astype(np.float64), targets, sample_weight)
     check = checks.log_probabilities if logarithms else checks.probabilities
-    check(given, *_axis_and_part(loss, problem, given.shape))
+    check(given, *_axis_and_part(problem, given.shape))
     with np.errstate(divide="ignore", invalid="ignore"):
         log_p = problem.logits if logarithms else np.log(problem.logits)
         errors = _errors(loss, problem, log_p, None if logarithms else problem.logits)
     return _reduce(loss, problem, errors, normalizer, result_type(given.dtype))
 
 
-def _axis_and_part(loss: Any, problem: Problem, shape: tuple[int, ...]) -> tuple[Any, Any]:
+def _axis_and_part(problem: Problem, shape: tuple[int, ...]) -> tuple[Any, Any]:
     """Return the axis that must sum to 1, if there is one, and which entries take part."""
     part = np.broadcast_to(_column(problem.weights) != 0, problem.logits.shape)
     return (problem.axis if problem.flat_losses else None), _back(problem, part, shape, bool)
@@ -259,7 +272,7 @@ def _errors(loss: Any, problem: Problem, log_p: Float64, p: Float64 | None) -> F
     c = _masses(loss, problem)
     errors = -_weigh(c, log_p).sum(axis=1)
     if loss.name == "softmax_binary_cross_entropy":
-        errors -= _weigh(1 - c, _log_complement(log_p, p)).sum(axis=1)
+        errors -= _weigh(_left(loss, problem), _log_complement(log_p, p)).sum(axis=1)
     return np.asarray(errors)
 
 
@@ -283,9 +296,10 @@ def _reduce(loss: Any, problem: Problem, errors: Float64, normalizer: Any, dtype
         with np.errstate(invalid="ignore"):
             errors = np.where(weights == 0, 0.0, weights * errors)
     divisor = divide_by(loss.reduction, problem, normalizer)
-    if loss.reduction == "none":
-        return errors.astype(dtype).reshape(problem.losses_shape)[()]
-    return dtype(errors.sum() / divisor) if divisor else dtype(0.0)
+    with np.errstate(over="ignore"):  # a loss beyond float32 is inf
+        if loss.reduction == "none":
+            return errors.astype(dtype).reshape(problem.losses_shape)[()]
+        return dtype(errors.sum() / divisor) if divisor else dtype(0.0)
 
 
 # The chain rule ---------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import numba
+from numba.core.caching import NullCache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.extending import overload
@@ -83,6 +84,8 @@ def kernel(function: Any) -> Any:
         file = compiled._cache._cache_file
         file._source_stamp = _DIGEST
         file._data_name = partial(_unique_name, file._data_name_pattern)
-    except (RuntimeError, OSError, AttributeError):
+    except (RuntimeError, OSError):
         pass  # no directory to write to: compile in every process rather than fail
+    except AttributeError:  # another Numba, whose cache would not see that code is stale
+        compiled._cache = NullCache()
     return compiled

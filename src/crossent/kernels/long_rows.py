@@ -12,7 +12,7 @@ from crossent.kernels.elementary import add_exactly
 from crossent.kernels.halves import scratch_like
 from crossent.kernels.hard_row import hard_row
 from crossent.kernels.intrinsics import borrowed, keep
-from crossent.kernels.mass_row import mass_row
+from crossent.kernels.mass_row import mass_row, new_shares
 from crossent.kernels.rows import BLOCK, in_a_row, padded
 
 FAR = 512  # classes: that far ahead the processor does not look by itself
@@ -33,30 +33,30 @@ def of_one_class(options):
     return isinstance(options, types.NoneType) or isinstance(options[1], types.NoneType)
 
 
-def new_space(logits, options, work_size):
+def new_space(logits, targets, options, work_size):
     """Return the memory that a row needs beside itself and its gradient."""
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(new_space)
-def _new_space(logits, options, work_size):
-    def hard(logits, options, work_size):
+def _new_space(logits, targets, options, work_size):
+    def hard(logits, targets, options, work_size):
         return (
             scratch_like(logits, work_size),
             scratch_like(logits, BLOCK),
             scratch_like(logits, logits.shape[1]),
         )
 
-    def spread(logits, options, work_size):
-        classes = logits.shape[1]
+    def spread(logits, targets, options, work_size):
+        classes, buffer = logits.shape[1], new_buffer(logits, options[3])
         return (
             np.empty(work_size),
-            new_buffer(logits, options[3]),
+            buffer,
             scratch_like(logits, classes),
             np.empty(classes),
             np.empty(classes),
             np.empty(classes),
-            np.empty(FAR),
+            new_shares(targets, options[1], classes, buffer),
         )
 
     return hard if of_one_class(options) else spread
@@ -87,7 +87,7 @@ def long_rows(logits, targets, row_weight, options, scale, losses, gradient, sum
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
     classes = logits.shape[1]
     width = padded(classes)  # all of a row, or what is summed up at a time
-    owned = new_space(logits, options, width if gradient.size else min(width, FAR))
+    owned = new_space(logits, targets, options, width if gradient.size else min(width, FAR))
     # float64 sums have no digits to spare for what rounding accumulates within a block: with masses
     # the processor's registers tell how many partial sums a block has, perhaps only four.
     exact = BLOCK // 2 if options is None else BLOCK // 4

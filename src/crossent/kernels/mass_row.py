@@ -24,7 +24,7 @@ from crossent.kernels.elementary import (
     tanh_of,
 )
 from crossent.kernels.halves import put, read
-from crossent.kernels.intrinsics import reordered_add, select
+from crossent.kernels.intrinsics import fma, reordered_add, select
 from crossent.kernels.rows import (
     BLOCK,
     edit,
@@ -38,18 +38,13 @@ from crossent.kernels.rows import (
     room,
     take_limit_of,
 )
+from crossent.kernels.sums import sum_of
 
-
-def any_mass(masses):
-    """Return whether a class has any."""
-    raise AssertionError("kernels are compiled")
-
-
-@device_overload(any_mass)
-def _any_mass(masses):
-    if isinstance(masses, types.Array):
-        return lambda masses: masses.any()
-    return lambda masses: masses != 0.0
+# What differences of scores are multiplied by, to be put right in the end: that of the largest and
+# the least float32 is no float32, nor is a sum of as many as a block holds. Of masses as they are,
+# which sum to 1, the loss itself would be none; there the least mass counts.
+SMALLER = 2.0**-10
+HALF = 0.5
 
 
 def masses_between(masses, start, stop):
@@ -179,97 +174,133 @@ def exponentiate_scaled(scores, m, sharpness, like, work):
     return total
 
 
-def add_masses(scores, m, masses):
-    """Return R and D of a stretch of classes."""
-    raise AssertionError("kernels are compiled")
+def new_shares(targets, base, classes, like):
+    """Return R of the rows whose target a class is, shares of the largest mass, and that mass.
 
-
-@device_overload(add_masses)
-def _add_masses(scores, m, masses):
-    return add_each if isinstance(masses, types.Array) else add_equal
-
-
-def add_equal(scores, m, masses):
-    """Do what `add_masses` does for one mass, not 0, of every class."""
-    kind = type(read(scores[0]))  # where no term is negative, that is good enough for a loss
-    top, gap = kind(m), kind(0.0)
-    for j in range(scores.size):
-        gap = reordered_add(gap, top - read(scores[j]))
-    return masses * scores.size, masses * gap
-
-
-def add_each(scores, m, masses):
-    """Do what `add_masses` does for a mass of each class."""
-    rest, gap = 0.0, 0.0
-    for j in range(scores.size):
-        t = mass_at(masses, j)
-        rest = reordered_add(rest, t)
-        gap = reordered_add(gap, select(t != 0.0, t * (m - F64(read(scores[j]))), 0.0))  # 0 inf = 0
-    return rest, gap
-
-
-@device
-def edit_masses(masses, excluded, filled, buffer):
-    """Return a copy of a block's masses, 0 at the excluded class and beyond the end."""
-    for j in range(filled):
-        buffer[j] = masses[j]
-    buffer[filled:] = 0.0
-    if 0 <= excluded < filled:
-        buffer[excluded] = 0.0
-    return buffer
-
-
-def add_masses_but(excluded, scores, m, masses, filled, buffer):
-    """Do what `add_masses` does for what `edit` copied, where the excluded class has no mass."""
-    raise AssertionError("kernels are compiled")
-
-
-@device_overload(add_masses_but)
-def _add_masses_but(excluded, scores, m, masses, filled, buffer):
-    def each(excluded, scores, m, masses, filled, buffer):
-        edited = edit_masses(masses, excluded, filled, buffer[: scores.size])
-        return add_masses(scores, m, edited)
-
-    def equal(excluded, scores, m, masses, filled, buffer):
-        classes = filled
-        scores[filled:] = m  # what costs nothing
-        if 0 <= excluded < filled:
-            scores[excluded] = m
-            classes -= 1
-        _, gap = add_masses(scores, m, masses)
-        return masses * classes, gap
-
-    return each if isinstance(masses, types.Array) else equal
-
-
-@device
-def add_up(row, m, excluded, sharpness, masses, spread, like, buffer, spare, work, soon):
-    """Store exponentials in work, 0 for the excluded class; return others, R and D.
-
-    R and D are 0 unless masses are spread beyond the excluded class.
+    Shares are at most 1, in the type of an array like `like`. None where every row has its own.
     """
-    others, rest, gap, step = 0.0, 0.0, 0.0, soon[-1]
-    r, d = 0.0, 0.0
-    e_lost, r_lost, d_lost = 0.0, 0.0, 0.0
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(new_shares)
+def _new_shares(targets, base, classes, like):
+    if targets.ndim == 2:
+        return lambda targets, base, classes, like: None
+    if isinstance(base, types.Array):
+        return lambda targets, base, classes, like: (
+            sums_of_others(base),
+            shares_of(base, like),
+            base.max(),
+        )
+    return lambda targets, base, classes, like: (base * (classes - 1), 1.0, base)
+
+
+@device
+def sums_of_others(values):
+    """Return for every value the sum of all others."""
+    found, before, after = np.zeros(values.size), 0.0, 0.0
+    for j in range(values.size):
+        last = values.size - 1 - j
+        found[j] += before
+        found[last] += after
+        before, after = before + values[j], after + values[last]
+    return found
+
+
+@device
+def shares_of(values, like):
+    """Return numbers >= 0 divided by the largest, which may be none of the type they get."""
+    shares, top = np.zeros(values.size, like.dtype), values.max()
+    for j in range(values.size):
+        shares[j] = values[j] / top if top > 0.0 else 0.0
+    return shares
+
+
+def spread(targets, masses, x, shares):
+    """Return R, and what the masses of the other classes are: shares, times a number.
+
+    And what `add_gaps` is to scale differences by.
+    """
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(spread)
+def _spread(targets, masses, x, shares):
+    if targets.ndim == 2:
+        return lambda targets, masses, x, shares: (sum_but(masses, x), masses, 1.0, HALF)
+    return lambda targets, masses, x, shares: (mass_at(shares[0], x), *shares[1:], SMALLER)
+
+
+@device
+def sum_but(values, x):
+    """Return the sum of all values but one, which is not subtracted: little may be left."""
+    total, lost = add_blocks(values[:x], 0.0, 0.0)
+    total, lost = add_blocks(values[x + 1 :], total, lost)
+    return total + lost
+
+
+@device
+def add_blocks(values, total, lost):
+    """Return total and lost with the sum of some values."""
+    for start in range(0, values.size, BLOCK):
+        total, lost = add_exactly(total, lost, sum_of(values[start : start + BLOCK]))
+    return total, lost
+
+
+def add_gaps(scores, m, shares, scale):
+    """Return the sum of shares scale (m - s).
+
+    In the scores' type, unless shares are float64: no term is negative, so that does for a loss.
+    """
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(add_gaps)
+def _add_gaps(scores, m, shares, scale):
+    own = types.float64 if scores.dtype == types.float64 else types.float32
+    wide = types.float64 if types.float64 in (own, getattr(shares, "dtype", own)) else own
+
+    def equal(scores, m, shares, scale):
+        top, total = own(m * scale), own(0.0)
+        for j in range(scores.size):
+            total = reordered_add(total, fma(read(scores[j]), own(-scale), top))
+        return F64(total)
+
+    def each(scores, m, shares, scale):
+        top, total, zero = own(m * scale), wide(0.0), wide(0.0)
+        for j in range(scores.size):
+            share, gap = wide(shares[j]), wide(fma(read(scores[j]), own(-scale), top))
+            total = reordered_add(total, select(share != zero, share * gap, zero))  # 0 inf = 0
+        return F64(total)
+
+    return each if isinstance(shares, types.Array) else equal
+
+
+@device
+def add_up(row, m, excluded, sharpness, shares, scale, like, buffer, work, soon):
+    """Store exponentials in work, 0 for the excluded class; return their sum and `add_gaps`'s.
+
+    scale 0 stands for none.
+    """
+    others, gap, e_lost, d_lost, step = 0.0, 0.0, 0.0, 0.0, soon[-1]
     end = padded(row.size)
     for start in range(0, end, step):
         fetch_share(soon, start)
         size, filled = min(step, end - start), min(step, row.size - start)
         scores, part = row[start : start + filled], room(work, start, start + size)
-        block = masses_between(masses, start, start + filled)
+        each = masses_between(shares, start, start + filled)
         if filled < size or start <= excluded < start + size:
             edited = edit(scores, excluded - start, size, buffer)
             e = exponentiate_scaled(edited, m, sharpness, like, part)
-            if spread:
-                r, d = add_masses_but(excluded - start, edited, m, block, filled, spare)
+            if start <= excluded < start + size:
+                edited[excluded - start] = m  # what costs nothing
+            d = add_gaps(edited[:filled], m, each, scale) if scale else 0.0
         else:
             e = exponentiate_scaled(scores, m, sharpness, like, part)
-            if spread:
-                r, d = add_masses(scores, m, block)
+            d = add_gaps(scores, m, each, scale) if scale else 0.0
         others, e_lost = add_exactly(others, e_lost, e)
-        rest, r_lost = add_exactly(rest, r_lost, r)
         gap, d_lost = add_exactly(gap, d_lost, d)
-    return others + e_lost, rest + r_lost, (gap + d_lost) * sharpness
+    return others + e_lost, gap + d_lost
 
 
 @device
@@ -289,15 +320,15 @@ def write_capped(work, a, b, masses, slope, out):
 def mass_row(row, targets, i, options, factor, gradient, space, soon):
     """Return the loss and the z-loss of row i; store its gradient times factor if there is room."""
     gain, base, z_loss, softcap, sharpness = options
-    work, buffer, replaced, capped, slope, spare, mass_buffer = space
+    work, buffer, replaced, capped, slope, spare, shares = space
     scores = prepare(row, softcap, replaced, capped, slope)
     m = largest(scores)
     x = excluded_class(targets, i, scores, m)
     masses = row_masses(targets, i, gain, base, spare)
-    spread = targets.ndim == 2 or any_mass(base)
-    others, rest, rest_gap = add_up(
-        scores, F64(m), x, sharpness, masses, spread, replaced, buffer, mass_buffer, work, soon
-    )
+    rest, each, top, scale = spread(targets, masses, x, shares)
+    wanted = scale if top != 0.0 else 0.0
+    others, gaps = add_up(scores, F64(m), x, sharpness, each, wanted, replaced, buffer, work, soon)
+    rest_gap = gaps * top * sharpness / scale
     score, mass = read(scores[x]), own_mass(targets, gain, masses, x)
     own = exp_of_scaled(score, F64(m), sharpness, replaced)
     gap = sharpness * (F64(m) - F64(score))

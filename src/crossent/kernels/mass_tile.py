@@ -6,7 +6,7 @@ from numba import types
 from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.elementary import F64, U64, add_exactly, exp_of_scaled
 from crossent.kernels.hard_tile import exponentiate_tile, scale_tile
-from crossent.kernels.intrinsics import select
+from crossent.kernels.intrinsics import fma, select
 from crossent.kernels.mass_row import cap
 from crossent.kernels.rows import fetch_share, finish_masses, largest, log_of_rest
 from crossent.kernels.tile import (
@@ -35,6 +35,7 @@ from crossent.kernels.tile import (
 )
 
 FOLD = 2  # classes summed in their own type and then exactly: each addition costs half an ulp
+SMALLER = 0.125  # of differences: so many of the largest and the least float32 are a float32
 WIDE_FOLD = 8  # float64: sums that are made before they are added exactly
 
 
@@ -153,7 +154,7 @@ def _add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
             for j in range(start, min(start + FOLD, scores.shape[0])):
                 add_gaps(scores[j], m, shares[j], partial)
             for i in range(partial.size):
-                lanes[GAP + i] += top * partial[i]
+                lanes[GAP + i] += top * partial[i] / SMALLER
             put_by(start // FOLD, scores, GAP, GAP + m.size, lanes)
         take_totals(scores, GAP, GAP + m.size, lanes)
 
@@ -168,7 +169,7 @@ def _add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
                 add_up(targets[j], m.size, lanes)
                 put_by(j, scores, REST, REST + m.size, lanes)
             for i in range(partial.size):
-                lanes[GAP + i] += partial[i]
+                lanes[GAP + i] += partial[i] / SMALLER
             put_by(start // FOLD, scores, GAP, GAP + m.size, lanes)
         take_totals(scores, REST, GAP + LINES, lanes)
 
@@ -187,19 +188,26 @@ def _add_masses(scores, m, targets, gain, base, excluded, spare, lanes):
 
 @device
 def add_gaps(scores, m, share, partial):
-    """Add share * (m - s) of a class; no share costs nothing: 0 * inf = 0."""
+    """Add share * (m - s) of a class, SMALLER; no share costs nothing: 0 * inf = 0."""
     if share != 0.0:
         for i in range(partial.size):
-            partial[i] += share * (m[i] - scores[i])
+            partial[i] += share * smaller_gap(m[i], scores[i])
+
+
+@device
+def smaller_gap(m, s):
+    """Return m - s, SMALLER."""
+    kind = type(s)
+    return fma(s, kind(-SMALLER), m * kind(SMALLER))
 
 
 @device
 def add_costs(scores, m, masses, partial):
-    """Add c (m - s) of a class, in the scores' type."""
+    """Add c (m - s) of a class, SMALLER, in the scores' type."""
     zero = partial.dtype.type(0.0)
     for i in range(partial.size):
         c = partial.dtype.type(masses[i])
-        partial[i] += select(c != zero, c * (m[i] - scores[i]), zero)  # 0 * inf = 0
+        partial[i] += select(c != zero, c * smaller_gap(m[i], scores[i]), zero)  # 0 * inf = 0
 
 
 @device

@@ -10,12 +10,13 @@ import numpy as np
 from crossent.kernels.compiler import device
 from crossent.kernels.elementary import I32, add_exactly, raised_exp, raised_exp_of_gap, two_sum
 from crossent.kernels.intrinsics import fma, larger, magnitude, select
-from crossent.kernels.rows import fetch_share, largest, limit, lowering, rest_of_total
+from crossent.kernels.rows import fetch_share, limit, lowering, rest_of_total
 from crossent.kernels.tile import (
     LEAST,
     LINES,
     PULL,
     PUSH,
+    holds_infinity,
     leave_out,
     report_losses,
 )
@@ -91,7 +92,7 @@ def take_two(scores, more, j, right, m, others, lost, own):
 def take_classes(tile, right, count, m, others, lost, own, gap, soon):
     """Do so for all classes; store gaps between the maxima and the scores of right classes, too."""
     take_scores(tile, right, m, gap)
-    if largest(m[:count]) == np.inf:
+    if holds_infinity(m[:count]):
         take_limits(tile, m)
         take_scores(tile, right, m, gap)
     take_exponentials(tile, right, m, others, lost, own, soon)

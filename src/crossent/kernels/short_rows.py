@@ -8,10 +8,11 @@ the tile: `hard_tile` for None, `narrow_tile` for () at most MOST classes, `mass
 import numpy as np
 from numba import types
 
-from crossent.kernels.compiler import device, device_overload, kernel
+from crossent.kernels.compiler import device_overload, kernel
 from crossent.kernels.halves import scratch_like
 from crossent.kernels.hard_tile import hard_tile
 from crossent.kernels.intrinsics import borrowed, keep
+from crossent.kernels.mass_row import shares_of, sums_of_others
 from crossent.kernels.mass_tile import mass_tile
 from crossent.kernels.narrow_tile import SPACE, narrow_tile
 from crossent.kernels.rows import fetch_part, in_a_row
@@ -77,27 +78,6 @@ def _new_spare(base, near):
     if isinstance(base, types.NoneType):
         return lambda base, near: None
     return lambda base, near: (sums_of_others(base), shares_of(base, near), near[2])
-
-
-@device
-def sums_of_others(values):
-    """Return for every value the sum of all others."""
-    found, before, after = np.zeros(values.size), 0.0, 0.0
-    for j in range(values.size):
-        last = values.size - 1 - j
-        found[j] += before
-        found[last] += after
-        before, after = before + values[j], after + values[last]
-    return found
-
-
-@device
-def shares_of(values, like):
-    """Return numbers >= 0 divided by the largest, which may be none of the type they get."""
-    shares, top = np.zeros(values.size, like.dtype), values.max()
-    for j in range(values.size):
-        shares[j] = values[j] / top if top > 0.0 else 0.0
-    return shares
 
 
 def new_near(logits, softcap, lines):

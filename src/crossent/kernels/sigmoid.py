@@ -12,6 +12,8 @@ Where it weighs the same for all outputs, the sum of ln(1 + e) is the logarithm 
 Letters: n samples of J outputs.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import types
 
@@ -88,7 +90,7 @@ def _block(z, y, pos_weight, pull, smoothing, e, product, losses, out):
     def binaries(z, y, pos_weight, pull, smoothing, e, product, losses, out):
         take_exponentials(z, e)
         for i in range(z.size):
-            a, b = masses(losses.dtype.type(y[i]), weight_at(pos_weight, i), smoothing)
+            a, b = masses(y[i], losses, weight_at(pos_weight, i), smoothing)
             loss, slope = binary(read(z[i]), e[i], a, b)
             losses[i] = loss if product is not None else fma(a + b, log1p_of_share(e[i]), loss)
             if out is not None:
@@ -97,7 +99,7 @@ def _block(z, y, pos_weight, pull, smoothing, e, product, losses, out):
     def quadratics(z, y, pos_weight, pull, smoothing, e, product, losses, out):
         take_exponentials(z, e)
         for i in range(z.size):
-            a, b = masses(losses.dtype.type(y[i]), 1.0, smoothing)
+            a, b = masses(y[i], e, 1.0, F64(smoothing))
             losses[i], slope = quadratic(F64(read(z[i])), e[i], a, b)
             if out is not None:
                 put(out, i, pulled(losses.dtype.type(slope), pull, i))
@@ -106,11 +108,23 @@ def _block(z, y, pos_weight, pull, smoothing, e, product, losses, out):
 
 
 @device
-def masses(y, pos_weight, smoothing):
-    """Return the masses on 1 and on 0 of a target, in its type."""
-    one, half = type(y)(1.0), type(y)(0.5)
-    a = fma(y, one - smoothing, half * smoothing)
-    return a * type(y)(pos_weight), fma(one - y, one - smoothing, half * smoothing)
+def masses(y, like, pos_weight, smoothing):
+    """Return the masses on 1 and on 0 of a target, in the type of an array."""
+    kind = like.dtype.type
+    kept, half = kind(1.0) - smoothing, kind(0.5) * smoothing
+    a = fma(kind(y), kept, half)
+    return a * kind(pos_weight), fma(kind(complement(y, kind(0.0))), kept, half)
+
+
+def complement(y, zero):
+    """Return 1 - y in the wider of two types: taken before it is rounded, little may be left."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(complement)
+def _complement(y, zero):
+    wide: Any = types.float64 if types.float64 in (y, zero) else types.float32
+    return lambda y, zero: wide(1.0) - wide(y)
 
 
 def weight_at(weights, i):

@@ -3,7 +3,7 @@
 A strip is a float64 array of shape (steps, lanes). Formulas run down the steps, all lanes side by
 side in vector registers, with one accumulator per lane.
 
-* Short rows (up to SHORT classes): a lane is a row and a step is a class; TILE rows at a time,
+* Short rows (up to TURNED classes): a lane is a row and a step is a class; TILE rows at a time,
   turned on the way in and out, so that no vector is left half empty by a row of three classes.
 * Long rows: the strip is one row, cut into steps of LANES classes, -inf (or 0) beyond its end.
   What the lanes have accumulated is then folded into one number, which every lane gets.
@@ -15,7 +15,7 @@ from crossent.kernels.compiler import device
 from crossent.kernels.halves import put, read
 from crossent.kernels.intrinsics import maximum
 
-SHORT = 256
+TURNED = 256  # classes: longer rows are not
 TILE = 144  # whole vectors, but no power of two: columns of one would crowd a few cache sets
 LANES = 256  # tells a long row's strip from a tile
 
@@ -23,7 +23,7 @@ LANES = 256  # tells a long row's strip from a tile
 @device
 def new_strips(number, classes):
     """Return so many strips of zeros for rows of so many classes."""
-    if classes <= SHORT:
+    if classes <= TURNED:
         return np.zeros((number, classes, TILE))
     return np.zeros((number, (classes + LANES - 1) // LANES, LANES))
 
@@ -55,18 +55,6 @@ def store(strip, rows):
         row, flat = rows[0], strip.reshape(strip.size)
         for j in range(row.size):
             put(row, j, flat[j])
-
-
-@device
-def lay_out(per_class, factor, strip):
-    """Give every row of the strip the same entries, one per class, times factor."""
-    if strip.shape[1] == TILE:
-        for j in range(per_class.size):
-            strip[j, :] = per_class[j] * factor
-    else:
-        flat = strip.reshape(strip.size)
-        for j in range(per_class.size):
-            flat[j] = per_class[j] * factor
 
 
 @device

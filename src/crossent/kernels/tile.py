@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 
 from crossent.kernels.compiler import device, device_overload
-from crossent.kernels.elementary import F64, add_exactly, log1p
+from crossent.kernels.elementary import F64, I32, add_exactly, log1p
 from crossent.kernels.intrinsics import larger, select
 from crossent.kernels.rows import TINY, largest, limit
 from crossent.kernels.sums import sum_of, sum_of_logarithms
@@ -41,11 +41,20 @@ def take_maxima(tile, count, m, reached):
         scores = tile[j]
         for i in range(m.size):
             m[i] = larger(m[i], scores[i])
-    if largest(m[:count]) == np.inf:
+    if holds_infinity(m[:count]):
         for i in range(count):
             if m[i] == np.inf:
                 m[i] = limit(tile[:, i])
                 reached[i] = np.inf
+
+
+@device
+def holds_infinity(maxima):
+    """Return whether one of them is +inf; the greatest of them might pass over it beside NaN."""
+    found = I32(0)
+    for i in range(maxima.size):
+        found = max(found, select(maxima[i] == np.inf, I32(1), I32(0)))
+    return found > 0
 
 
 @device

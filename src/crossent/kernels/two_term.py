@@ -21,9 +21,9 @@ from crossent.kernels.elementary import add_exactly, exp_of_difference, log1p
 from crossent.kernels.intrinsics import borrowed, keep, maximum, select
 from crossent.kernels.strips import (
     different,
+    filled,
     fold,
     fold_maximum,
-    lay_out,
     load,
     new_strips,
     place,
@@ -37,40 +37,46 @@ LESS, TIES, REST, WHOLE, GAP = range(5)
 FOLD = 8  # steps whose partial sums are then added exactly
 
 
-def load_masses(targets, mass, gain, base):
-    """Set mass to gain * c + base, where c are the rows' targets."""
+def load_masses(targets, mass, left, smoothing):
+    """Store the rows' masses, and what they leave of 1.
+
+    That is not subtracted: the target of a smoothed row leaves little.
+    """
     raise AssertionError("kernels are compiled")
 
 
-def unload_masses(targets, mass, base):
-    """Take out of mass what the next rows must not find."""
+def unload_masses(targets, mass, left, base):
+    """Take out what the next rows must not find."""
     raise AssertionError("kernels are compiled")
 
 
 @device_overload(load_masses)
-def _load_masses(targets, mass, gain, base):
-    def indices(targets, mass, gain, base):
-        for i in range(targets.size):  # mass is base already, but for the targets
+def _load_masses(targets, mass, left, smoothing):
+    def indices(targets, mass, left, smoothing):
+        for i in range(targets.size):  # all other classes have theirs already
             s, lane = place(mass, i, targets[i])
-            mass[s, lane] += gain[s, lane]
+            left[s, lane] = smoothing - mass[s, lane]
+            mass[s, lane] += 1.0 - smoothing
 
-    def probabilities(targets, mass, gain, base):
+    def probabilities(targets, mass, left, smoothing):
         load(targets, mass, 0.0)
-        c, factor, rest = mass.reshape(mass.size), gain.reshape(mass.size), base.reshape(mass.size)
+        classes = targets.shape[1]
+        c, rest, base = filled(classes, mass), filled(classes, left), smoothing / classes
         for i in range(c.size):
-            c[i] = factor[i] * c[i] + rest[i]
+            rest[i] = (1.0 - smoothing) * (1.0 - c[i]) + (smoothing - base)
+            c[i] = (1.0 - smoothing) * c[i] + base
 
     return indices if isinstance(targets.dtype, types.Integer) else probabilities
 
 
 @device_overload(unload_masses)
-def _unload_masses(targets, mass, base):
-    def indices(targets, mass, base):
+def _unload_masses(targets, mass, left, base):
+    def indices(targets, mass, left, base):
         for i in range(targets.size):
             s, lane = place(mass, i, targets[i])
-            mass[s, lane] = base[s, lane]
+            mass[s, lane], left[s, lane] = base, 1.0 - base
 
-    def probabilities(targets, mass, base):
+    def probabilities(targets, mass, left, base):
         pass
 
     return indices if isinstance(targets.dtype, types.Integer) else probabilities
@@ -212,7 +218,7 @@ def divide_each(values, divisor):
 
 
 @device
-def add_up_complements(work, mass, others, total, distance, complement, pull, lost):
+def add_up_complements(work, mass, left, others, total, distance, complement, pull, lost):
     """Add up the second term, sum of (1 - c) (-ln(1 - p)), and the u of all but the winner.
 
     With odds o = p / (1 - p): -ln(1 - p) = ln(1 + o) and u = (p - c) / (1 - p) = (1 - c) o - c.
@@ -222,11 +228,11 @@ def add_up_complements(work, mass, others, total, distance, complement, pull, lo
     pull[:] = 0.0
     lost[:] = 0.0
     for s in range(work.shape[0]):
-        e, c = work[s], mass[s]
+        e, c, spare = work[s], mass[s], left[s]
         for i in range(total.size):
             wins = e[i] == 1.0 and others[i] < 0.5
             odds = e[i] / select(wins, 1.0, total[i] - e[i])
-            rest = 1.0 - c[i]
+            rest = spare[i]
             cost = select(wins, log1p(others[i]) + distance[i], log1p(odds))
             term = select(rest != 0.0, rest * cost, 0.0)
             complement[i], lost[0, i] = add_exactly(complement[i], lost[0, i], term)
@@ -239,49 +245,46 @@ def add_up_complements(work, mass, others, total, distance, complement, pull, lo
 
 
 @device
-def winner_pull(work, mass, others, pull):
+def winner_pull(work, mass, left, others, pull):
     """Store others * u of the winner, 0 if there is none: (1 - c) exp - c others."""
     pull[:] = 0.0
     for s in range(work.shape[0]):
-        e, c = work[s], mass[s]
+        e, c, spare = work[s], mass[s], left[s]
         for i in range(others.size):
             wins = e[i] == 1.0 and others[i] < 0.5
-            pull[i] += select(wins, (1.0 - c[i]) - c[i] * others[i], 0.0)
+            pull[i] += select(wins, spare[i] - c[i] * others[i], 0.0)
     fold(pull)
 
 
 @device
-def combine_two_terms(work, mass, share, others, total, pull, winner, factor):
+def combine_two_terms(work, mass, left, share, others, total, pull, winner, factor):
     """Replace work by factor * [(1 - c_k) p_k - c_k (1 - p_k) - p_k sum of u_j over j != k]."""
     for s in range(work.shape[0]):
-        e, c, part = work[s], mass[s], share[s]
+        e, c, spare, part = work[s], mass[s], left[s], share[s]
         for i in range(total.size):
             wins = e[i] == 1.0 and others[i] < 0.5
             remaining = select(wins, others[i], total[i] - e[i])
             p, q = e[i] / total[i], remaining / total[i]
-            own = select(wins, 0.0, (1.0 - c[i]) * (p / q) - c[i])
+            own = select(wins, 0.0, spare[i] * (p / q) - c[i])
             # p u of the winner: others * u is at most 1, while u itself may overflow
             near = wins or winner[i] == 0.0
             far = select(near, 0.0, part[i] * (winner[i] / total[i]))
-            e[i] = factor[i] * ((1.0 - c[i]) * p - c[i] * q - p * (pull[i] - own) - far)
+            e[i] = factor[i] * (spare[i] * p - c[i] * q - p * (pull[i] - own) - far)
 
 
 @kernel
-def two_term_rows(
-    logits, targets, row_weight, class_weight, smoothing, scale, losses, gradient, sums
-):
+def two_term_rows(logits, targets, row_weight, smoothing, scale, losses, gradient, sums):
     """Add the weighted losses to sums[0]; store losses (unscaled) and gradient (times scale).
 
     sums[2] takes what rounding sums[0] loses.
     """
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
     classes = logits.shape[1]
-    scratch = new_strips(5, classes)
+    scratch, base = new_strips(4, classes), smoothing / classes
     strips = borrowed(scratch)
-    work, mass, gain, base, share = strips[0], strips[1], strips[2], strips[3], strips[4]
-    lay_out(class_weight, 1.0 - smoothing, gain)
-    lay_out(class_weight, smoothing / classes, base)
-    lay_out(class_weight, smoothing / classes, mass)
+    work, mass, left, share = strips[0], strips[1], strips[2], strips[3]
+    filled(classes, mass)[:] = base
+    filled(classes, left)[:] = 1.0 - base
     per_lane = np.ones((26, work.shape[1]))
     lanes = borrowed(per_lane)
     m, loss, complement, weight, factor = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
@@ -294,21 +297,21 @@ def two_term_rows(
         load(logits[start:stop], work, -np.inf)
         divide_others(work, m, second, others, share, distance)
         take_maxima(work, m)
-        load_masses(targets[start:stop], mass, gain, base)
+        load_masses(targets[start:stop], mass, left, smoothing)
         load_weights(row_weight, start, stop, weight)
         add_up(work, mass, m, row_sums, partial, lost)
         finish(row_sums, weight, scale, loss, factor)
         for i in range(m.size):
             others[i] = row_sums[LESS, i] + (row_sums[TIES, i] - 1.0)
             total[i] = row_sums[LESS, i] + row_sums[TIES, i]
-        add_up_complements(work, mass, others, total, distance, complement, pull, lost)
+        add_up_complements(work, mass, left, others, total, distance, complement, pull, lost)
         for i in range(m.size):
             loss[i] += complement[i] * weight[i]
         report(weight, loss, start, stop, losses, sums)
         if gradient.size:
-            winner_pull(work, mass, others, winner)
-            combine_two_terms(work, mass, share, others, total, pull, winner, factor)
+            winner_pull(work, mass, left, others, winner)
+            combine_two_terms(work, mass, left, share, others, total, pull, winner, factor)
             store_gradient(work, weight, gradient[start:stop])
-        unload_masses(targets[start:stop], mass, base)
+        unload_masses(targets[start:stop], mass, left, base)
     keep(scratch)
     keep(per_lane)
