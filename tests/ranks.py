@@ -396,6 +396,12 @@ MISTAKES: dict[str, Callable[[int], dict[str, Any]]] = {
     "a normalizer for a sum": last(normalizer=2.0, reduction="sum"),
     "a single number": every(local_logits=torch.tensor(1.0), targets=torch.tensor(0)),
     "no classes at all": every(local_logits=torch.ones(4, 0)),
+    "targets of fractions": last(targets=torch.tensor([0.0, -100.0, 2.0, 3.0])),
+    "targets of truth values": last(targets=torch.tensor([False, True, False, True])),
+    "an error of another kind": last(class_weight=torch.ones(6, requires_grad=True)),
+    "class weights that float32 takes for others": lambda rank: {
+        "class_weight": [0.1 if rank else float(np.float32(0.1))] * 6
+    },
 }
 
 
@@ -412,6 +418,9 @@ HEAD_MISTAKES: dict[str, Callable[[int], dict[str, Any]]] = {
     "a class beyond all": every(targets=torch.tensor([0, 1, 99, 2])),
     "a pair beyond all": every(targets=(PAIR[0] + 50, PAIR[1])),
     "other pairs": last(targets=(PAIR[0] + 1, PAIR[1])),
+    "pairs of another type": lambda rank: {
+        "targets": (PAIR[0], PAIR[1] if rank != 1 else PAIR[1].half())
+    },
     "probabilities that want a gradient": last(targets=(PAIR[0], PAIR[1].clone().requires_grad_())),
 }
 

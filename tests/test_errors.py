@@ -53,12 +53,28 @@ OPTIONS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "label_smoothing is True, a bool; it must be a number",
     ),
     (lambda: CE(z_loss=-1), ValueError, "z_loss is -1; it must be finite, at least 0"),
+    (
+        lambda: CE(z_loss=10**310),
+        ValueError,
+        f"z_loss is {10**310}; it must be finite, at least 0",
+    ),
+    (
+        lambda: CE(reduction=np.array(["mean", "sum"])),
+        ValueError,
+        f"reduction is {np.array(['mean', 'sum'])!r}; it must be one of 'none', 'sum', 'mean', "
+        "'batchmean'",
+    ),
+    (
+        lambda: CE(class_weight=[[1], [1, 2]]),
+        TypeError,
+        "class_weight is [[1], [1, 2]]; it must hold numbers",
+    ),
     (lambda: CE(z_loss=INF), ValueError, "z_loss is inf; it must be finite, at least 0"),
-    (lambda: CE(softcap=0), ValueError, "softcap is 0; it must be finite, greater than 0"),
+    (lambda: CE(softcap=0), ValueError, "softcap is 0; it must be finite, at least 1e-300"),
     (
         lambda: CE(temperature=0.0),
         ValueError,
-        "temperature is 0.0; it must be finite, greater than 0",
+        "temperature is 0.0; it must be finite, at least 1e-300",
     ),
     (
         lambda: CE(temperature=None),

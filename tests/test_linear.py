@@ -484,7 +484,7 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = [
         ValueError,
         "filter_tolerance is -1.0; it must be finite, at least 0",
     ),
-    ({"softcap": 0}, {}, ValueError, "softcap is 0; it must be finite, greater than 0"),
+    ({"softcap": 0}, {}, ValueError, "softcap is 0; it must be finite, at least 1e-300"),
     (
         {"class_weight": [1.0]},
         {},
@@ -648,3 +648,16 @@ def test_examples_run() -> None:
     result = doctest.testmod(linear)
     assert result.failed == 0
     assert result.attempted > 4
+
+
+def test_probabilities_in_another_byte_order() -> None:
+    known = crossent.LinearCrossEntropy()(X, W, DENSE)
+    for kind in (">f8", "<f8"):
+        assert crossent.LinearCrossEntropy()(X, W, np.array(DENSE, kind)) == known
+    with pytest.raises(TypeError, match=r"targets is .*; it must hold numbers"):
+        crossent.LinearCrossEntropy()(X, W, [[0.2, 0.8], [1.0]])
+
+
+def test_pairs_of_nothing_have_no_mass() -> None:
+    nothing = np.empty((N, 0), int), np.empty((N, 0))
+    assert crossent.LinearCrossEntropy()(X, W, nothing) == 0.0

@@ -497,6 +497,24 @@ def test_several_decisions_weighed(reduction: str) -> None:
         torch.testing.assert_close(module(tensor(X), target, w).detach(), expected)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "batchmean", "sum"])
+def test_several_decisions_are_differentiable_in_targets_and_weights(reduction: str) -> None:
+    module = LinearCrossEntropyLoss(3, 4, out_features=(2,), reduction=reduction).double()
+    x, p, w = (torch.rand(shape, dtype=torch.float64) for shape in ((3, 3), (3, 4, 2), (3, 2)))
+
+    def loss(p: Tensor, w: Tensor) -> Tensor:
+        return module(x, p, w)
+
+    assert gradcheck(loss, (p.requires_grad_(), w.requires_grad_()))
+
+
+def test_several_decisions_take_narrow_indices() -> None:
+    module = LinearCrossEntropyLoss(5, 7, out_features=(2,), dtype=torch.float64)
+    y = torch.randint(7, (N, 2))
+    for kind in (torch.uint8, torch.int8, torch.int16):
+        assert module(tensor(X), y.to(kind)) == module(tensor(X), y)
+
+
 def test_bad_input_of_several_decisions() -> None:
     module = LinearCrossEntropyLoss(5, 7, out_features=(2,))
     x, y = torch.zeros(3, 5), torch.zeros(3, 2, dtype=torch.int64)
@@ -507,6 +525,56 @@ def test_bad_input_of_several_decisions() -> None:
         module(x[0], y)
     with pytest.raises(ValueError, match=r"normalizer is 0.0"):
         module(x, y, normalizer=0.0)
+    for weights in (torch.ones(2, 3), torch.ones(3), [[1.0, 2.0]]):
+        with pytest.raises(ValueError, match=r"it must have shape \(3, 2\)"):
+            module(x, y, weights)
+
+
+def test_features_of_rows_that_take_no_part_may_be_nan(way: str) -> None:
+    for y, w in ((targets("indices"), torch.ones(N)), (targets("dense"), torch.ones(N))):
+        features, weight = tensor(X), tensor(W)
+        w[1] = 0.0
+        with torch.no_grad():
+            features[1] = float("nan")
+        crossent.linear_cross_entropy(features, weight, y, sample_weight=w).backward()
+        assert weight.grad is not None
+        assert bool(weight.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_filter_does_not_see_what_comes_from_above(scale: float, graph: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, 16, generator=draw) for n in (64, 1000))
+    y = torch.randint(1000, (64,), generator=draw)
+    x = x + 8 * weight[y] / weight[y].square().sum(1, keepdim=True)
+
+    def gradient(reduction: str, tolerance: float | None, scale: float) -> Tensor:
+        features = x.clone().requires_grad_()
+        loss = crossent.linear_cross_entropy(
+            features, weight, y, reduction=reduction, filter_tolerance=tolerance
+        ).mean()
+        return torch.autograd.grad(loss * scale, features, create_graph=graph)[0].detach() / scale
+
+    known = gradient("mean", 1e-3, 1.0)
+    assert not torch.equal(known, gradient("mean", None, 1.0))
+    torch.testing.assert_close(gradient("none", 1e-3, scale), known)
+    torch.testing.assert_close(gradient("mean", 1e-3, scale), known)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_types_are_not_mixed(kind: torch.dtype, way: str) -> None:
+    features, weight = tensor(X, kind, grad=False), tensor(W, torch.float32, grad=False)
+    with pytest.raises(TypeError, match="weight has dtype float32, but features has dtype"):
+        crossent.linear_cross_entropy(features, weight, targets("indices"))
+
+
+def test_bad_shapes_of_features() -> None:
+    module = LinearCrossEntropyLoss(5, 7, out_features=(2,))
+    with pytest.raises(TypeError, match="input is a ndarray; it must be a tensor"):
+        module(np.zeros((3, 5)), torch.zeros(3, 2, dtype=torch.int64))
+    with pytest.raises(TypeError, match="features is a ndarray; it must be a tensor"):
+        head_statistics(X, tensor(W), targets("indices"))  # type: ignore[arg-type]
 
 
 def test_options_of_a_module_are_checked_when_it_is_made() -> None:

@@ -494,3 +494,54 @@ def test_given_probabilities_and_the_chain() -> None:
     same(torch.from_numpy(loss.chain_rule(z, y).dE_ds) / 6, loss.value_and_grad(z, y)[1], **TIGHT)
     with pytest.raises(ValueError, match="only losses of logits are differentiable"):
         loss.from_probabilities(crossent.softmax(z.requires_grad_()), y)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.uint16])
+def test_narrow_indices_are_what_they_say_without_kernels_too(kind: torch.dtype) -> None:
+    """In 8 bits -100 would be 156, and 256 classes none."""
+    y = torch.tensor([0, 156, 7, 255]) % (128 if kind == torch.int8 else 256)
+    z = example(4, 256, seed=2)
+    weight = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    known = crossent.cross_entropy(z, y)
+    same(crossent.cross_entropy(z, y.to(kind)), known, rtol=0, atol=0)
+    same(crossent.cross_entropy(z, y.to(kind), sample_weight=weight), known, rtol=1e-14, atol=0)
+
+
+def test_hooks_run_once_where_the_gradient_is_differentiable() -> None:
+    z, y = example(4, 3).requires_grad_(), labels(4, 3)
+    for create_graph in (False, True):
+        seen: list[Tensor] = []
+        middle = z * 1
+        middle.register_hook(seen.append)
+        middle.retain_grad()
+        (slope,) = torch.autograd.grad(
+            crossent.cross_entropy(middle, y), z, create_graph=create_graph
+        )
+        assert len(seen) == 1
+        same(slope.detach(), seen[0].detach())
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("loss", [crossent.cross_entropy, crossent.binary_cross_entropy])
+def test_several_derivatives_at_once(loss: Any, reduction: str) -> None:
+    y = labels(4, 3) if loss is crossent.cross_entropy else torch.ones(4, 3)
+
+    def of(z: Tensor) -> Tensor:
+        return loss(z, y, reduction=reduction)
+
+    jacobian: Any = torch.autograd.functional.jacobian
+    same(jacobian(of, example(4, 3), vectorize=True), jacobian(of, example(4, 3)))
+
+
+def test_out_is_written_as_torch_writes() -> None:
+    a, y = example(4, 3).requires_grad_(), labels(4, 3)
+    loss, z = crossent.CrossEntropy(), a.exp()
+    loss.value_and_grad(z, y, out=z.detach())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.sum().backward()
+    with pytest.raises(ValueError, match="out requires a gradient, but autograd does not see"):
+        loss.value_and_grad(z.detach(), y, out=example(4, 3).requires_grad_())
+    with pytest.raises(ValueError, match="out has elements that share memory"):
+        loss.value_and_grad(z.detach(), y, out=torch.empty(1, 3).double().expand(4, 3))
+    with pytest.raises(ValueError, match=r"out has shape \(3,\), dtype float32 and device cpu; it"):
+        loss.value_and_grad(z.detach(), y, out=torch.empty(3))

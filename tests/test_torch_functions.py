@@ -459,3 +459,22 @@ def test_half_types_are_read_as_they_lie_in_memory(monkeypatch: pytest.MonkeyPat
     for reduction in ("none", "mean"):
         crossent.cross_entropy(z, labels(4, 3), reduction=reduction)
     assert types == ["bfloat16"] * 2
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_compiled_for_real_with_classes_in_the_middle(name: str) -> None:
+    z = torch.arange(24.0).reshape(2, 3, 4)
+    activation = getattr(crossent, name)
+    found = torch.compile(lambda z: activation(z * 2, axis=1) + 1)(z)
+    torch.testing.assert_close(found, activation(z * 2, axis=1) + 1)
+
+
+def test_a_compiled_loss_takes_one_normalizer_after_another() -> None:
+    z, y = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 1, 2, 0])
+
+    def loss(n: float) -> torch.Tensor:
+        return crossent.cross_entropy(z, y, normalizer=n)
+
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    for n in (8, 7, 7.5, 2.5):
+        torch.testing.assert_close(compiled(n), loss(n))

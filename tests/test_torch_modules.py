@@ -6,6 +6,7 @@ import inspect
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -215,6 +216,16 @@ def test_options_that_torch_lacks() -> None:
             "sample_weight is given, but this loss has a weight",
         ),
         (
+            lambda: CrossEntropyLoss(weight=torch.ones(3, 1))(
+                torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])
+            ),
+            r"weight has shape \(3, 1\); it must be \(C,\)",
+        ),
+        (
+            lambda: BCEWithLogitsLoss(pos_weight=torch.ones(3))(torch.zeros(3), torch.zeros(4)),
+            r"targets has shape \(4,\); it must have the shape of logits, \(3,\)",
+        ),
+        (
             lambda: CrossEntropyLoss(weight=torch.ones(2, device="meta"))(
                 torch.zeros(1, 2), torch.tensor([0])
             ),
@@ -225,6 +236,17 @@ def test_options_that_torch_lacks() -> None:
 def test_what_cannot_be_is_said(make: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize("module", [CrossEntropyLoss(), BCEWithLogitsLoss()])
+def test_torchs_names_take_torchs_tensors(module: Any) -> None:
+    with pytest.raises(TypeError, match="input is a ndarray; it must be a tensor"):
+        module(np.zeros((2, 3)), torch.zeros(2, 3))
+
+
+def test_lists_beside_several_weights_of_positives() -> None:
+    loss, z = BCEWithLogitsLoss(pos_weight=torch.ones(3)), torch.tensor([0.5, -1.0, 2.0])
+    assert loss(z, [1.0, 0.0, 1.0]) == BCEWithLogitsLoss()(z, torch.tensor([1.0, 0.0, 1.0]))
 
 
 # The table of differences, row by row -------------------------------------------------------------

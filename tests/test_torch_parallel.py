@@ -239,6 +239,10 @@ SENTENCES = {
     "a normalizer for a sum": "rank 1 of the group: normalizer is given, but reduction='sum'",
     "a single number": "logits is a single number; it needs an axis of classes",
     "no classes at all": "logits has 0 classes; there must be at least 1",
+    "targets of fractions": "rank 1 of the group: targets has shape (4,) and dtype float32; prob",
+    "targets of truth values": "rank 1 of the group: targets has dtype bool; it must be integer",
+    "an error of another kind": "rank 1 of the group: class_weight is ",
+    "class weights that float32 takes for others": "class_weight is [6] of checksum",
 }
 
 
@@ -249,7 +253,13 @@ def test_a_mistake_is_one_sentence_on_every_rank(name: str, found: Answers) -> N
     size = len(found)
     sentence = SENTENCES[name].format(last=3 * size - 1, classes=3 * size)
     assert sentence in raised[0][1]
-    types = ("no tensor", "scores of integers", "an option that is not there")
+    types = (
+        "no tensor",
+        "scores of integers",
+        "an option that is not there",
+        "targets of truth values",
+        "an error of another kind",
+    )
     assert raised[0][0] == ("TypeError" if name in types else "ValueError")
 
 
@@ -276,6 +286,7 @@ HEAD_SENTENCES = {
     "a class beyond all": "targets[2] is 99; a class index must be in [0, {last}] or the ignore",
     "a pair beyond all": "indices of targets[0, 0] is 50; it must be in [0, {last}]",
     "other pairs": "targets is [4] of checksum",
+    "pairs of another type": "the dtype of the probabilities is torch.float32 on rank 0",
     "probabilities that want a gradient": (
         "rank 1 of the group: probabilities of targets requires a gradient, but over a group it has"
     ),

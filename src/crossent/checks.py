@@ -15,6 +15,7 @@ HALF_TYPES = ("float16", "bfloat16")
 SUM_TOLERANCE = {"float16": 1e-2, "bfloat16": 1e-1}  # probabilities come to us rounded
 OTHER_SUM_TOLERANCE = 1e-4
 NO_ROW = np.empty(0)  # weights that are all 1, losses that nobody asks for
+FLOAT_MAX = float(np.finfo(np.float64).max)
 INT64 = np.dtype(np.int64)  # another type takes longer to compare with
 
 
@@ -23,7 +24,7 @@ INT64 = np.dtype(np.int64)  # another type takes longer to compare with
 
 def reduction(value: object) -> None:
     """Raise ValueError unless value names a reduction."""
-    if value not in REDUCTIONS:
+    if not isinstance(value, str) or value not in REDUCTIONS:
         allowed = ", ".join(repr(name) for name in REDUCTIONS)
         raise ValueError(f"reduction is {value!r}; it must be one of {allowed}")
 
@@ -33,11 +34,17 @@ def number(name: str, value: object, low: float, high: float, open_low: bool = F
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
         raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; it must be a number")
     inside = (low < value if open_low else low <= value) and value <= high
-    if not (inside and math.isfinite(value)):
+    if not (inside and _is_finite(value)):
         lower = f"greater than {low:g}" if open_low else f"at least {low:g}"
         upper = "" if high == math.inf else f" and at most {high:g}"
         raise ValueError(f"{name} is {value!r}; it must be finite, {lower}{upper}")
     return float(value)
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether a number is one as a float; compared, as a compiler's symbols may be."""
+    wide = value.item() if isinstance(value, np.generic) else value
+    return bool(-FLOAT_MAX <= wide <= FLOAT_MAX)
 
 
 def whole_number(name: str, value: object) -> int:
@@ -53,18 +60,17 @@ def weights_option(name: str, value: Any) -> tuple[float, ...] | None:
     """Return weights as a tuple of finite numbers >= 0 (so that a frozen loss stays one)."""
     if value is None:
         return None
-    array = as_float64(name, value).reshape(-1) if np.ndim(value) < 2 else None
-    if array is None:
-        raise ValueError(f"{name} has shape {np.shape(value)}; it must be one-dimensional")
-    _finite_and_not_negative(name, array)
-    return tuple(array.tolist())
+    array = as_float64(name, value)
+    if array.ndim > 1:
+        raise ValueError(f"{name} has shape {array.shape}; it must be one-dimensional")
+    _finite_and_not_negative(name, array.reshape(-1))
+    return tuple(array.reshape(-1).tolist())
 
 
 def names(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Raise ValueError unless value holds nothing but some of the names."""
-    given = (value,) if isinstance(value, str) else tuple(value)
-    wrong = next((each for each in given if each not in allowed), None)
-    if wrong is not None or isinstance(value, str):
+    given = value if isinstance(value, (tuple, list)) else (None,)
+    if not all(isinstance(each, str) and each in allowed for each in given):
         raise ValueError(
             f"{name} is {_brief(value)}; it must be a tuple of some of {', '.join(allowed)}"
         )
@@ -76,7 +82,9 @@ def byte_count(name: str, value: object) -> int:
     if isinstance(value, str) and found and found[1].count(".") < 2 and found[1] != ".":
         prefix = found[2] or ""
         base = 1024 if prefix.endswith("i") else 1000
-        return int(float(found[1]) * base ** (" kmgt".index(prefix[0]) if prefix else 0))
+        size = float(found[1]) * base ** (" kmgt".index(prefix[0]) if prefix else 0)
+        if size < math.inf:
+            return int(size)
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0:
         return int(value)
     raise ValueError(
@@ -90,18 +98,22 @@ def byte_count(name: str, value: object) -> int:
 
 def as_float64(name: str, value: Any) -> NDArray[np.float64]:
     """Return value as a float64 array, or say why that cannot be."""
-    array = _as_array(name, value)
+    array = as_array(name, value)
     if array.dtype.kind not in "biuf" and array.dtype.name not in HALF_TYPES:
         raise TypeError(f"{name} is {_brief(value)}; it must hold numbers")
     return array.astype(np.float64, copy=False)
 
 
-def _as_array(name: str, value: Any) -> Array:
+def as_array(name: str, value: Any) -> Array:
     """Return value as an array in this machine's byte order."""
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths
         raise TypeError(f"{name} is {_brief(value)}; it must hold numbers") from None
+    except (TypeError, RuntimeError) as error:  # a tensor that NumPy cannot read
+        raise TypeError(
+            f"{name} is {_brief(value)}; it must be something NumPy can read: {error}"
+        ) from None
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
@@ -109,7 +121,7 @@ def logits(value: Any, name: str = "logits") -> Array:
     """Return scores as a floating array: lists become float64, arrays keep their type."""
     if not hasattr(value, "dtype"):
         return as_float64(name, value)
-    array = _as_array(name, value)
+    array = as_array(name, value)
     if not _is_floating(array.dtype):
         raise TypeError(
             f"{name} has dtype {array.dtype}; it must be float16, bfloat16, float32 or float64"
@@ -143,7 +155,7 @@ def classes(count: int) -> None:
 
 def targets(value: Any, logits_shape: tuple[int, ...], axis: int) -> Array:
     """Return softmax targets: integer indices (rows' shape) or probabilities (logits' shape)."""
-    array = _as_array("targets", value)
+    array = as_array("targets", value)
     row_shape = logits_shape[:axis] + logits_shape[axis + 1 :]
     if array.dtype.kind in "iu" or (array.size == 0 and array.shape == row_shape):
         if array.shape != row_shape:
@@ -175,7 +187,7 @@ def _signed(indices: Array, classes: int) -> NDArray[np.int64]:
 
 def binary_targets(value: Any, logits_shape: tuple[int, ...]) -> Array:
     """Return sigmoid targets: 0 and 1, or probabilities, of the logits' shape."""
-    array = _as_array("targets", value)
+    array = as_array("targets", value)
     if array.dtype.kind not in "iub":
         array = _probability_type(array, "0 and 1")
     if array.shape != logits_shape:
@@ -274,6 +286,11 @@ def probabilities(value: Array, axis: int | None, part: Array) -> None:
         _sums_to_one(value, value.dtype.name, axis, part, "probabilities")
 
 
+def sum_tolerance(dtype: str) -> float:
+    """Return how far from 1 a row of probabilities may sum that were rounded to a type."""
+    return SUM_TOLERANCE.get(dtype, OTHER_SUM_TOLERANCE)
+
+
 def log_probabilities(value: Array, axis: int | None, part: Array) -> None:
     """Raise unless what takes part is at most 0, and its exp sums to 1 along the axis."""
     wrong = ~(value <= 0) & part
@@ -286,7 +303,7 @@ def log_probabilities(value: Array, axis: int | None, part: Array) -> None:
 
 
 def _sums_to_one(given: Array, dtype: str, axis: int, part: Array, name: str) -> None:
-    tolerance = SUM_TOLERANCE.get(dtype, OTHER_SUM_TOLERANCE)
+    tolerance = sum_tolerance(dtype)
     sums = given.astype(np.float64).sum(axis=axis)
     wrong = ~(np.abs(sums - 1) <= tolerance) & part.any(axis=axis)
     if wrong.any():
@@ -307,11 +324,15 @@ def head(features: Any, weight: Any, bias: Any) -> tuple[Array, Array, Array | N
     head_shapes(x.shape, w.shape, None if b is None else b.shape)
     for name, array in (("weight", w), ("bias", b)):
         if array is not None and array.dtype != x.dtype:
-            raise TypeError(
-                f"{name} has dtype {array.dtype}, but features has dtype {x.dtype}; "
-                "both must be the same"
-            )
+            raise other_type(name, array.dtype, x.dtype)
     return x, w, b
+
+
+def other_type(name: str, dtype: object, of_features: object) -> TypeError:
+    """Return the error for a weight or a bias that is not of the type of the features."""
+    return TypeError(
+        f"{name} has dtype {dtype}, but features has dtype {of_features}; both must be the same"
+    )
 
 
 def head_shapes(
@@ -342,7 +363,7 @@ def budget_for_rows(budget: int, bytes_per_row: int) -> int:
 def top_indices(value: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Return the indices of a pair (indices, probabilities) for scores of a shape (..., V)."""
     classes = shape[-1]
-    array = _as_array("indices of targets", value)
+    array = as_array("indices of targets", value)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"indices of targets has dtype {array.dtype}; it must be integer")
     if array.shape[:-1] != shape[:-1] or array.ndim != len(shape):
@@ -362,7 +383,7 @@ def top_indices(value: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
 def top_probabilities(value: Any, shape: tuple[int, ...], part: Any) -> NDArray[np.float64]:
     """Return the probabilities of a pair (indices, probabilities), those of `part` in [0, 1]."""
     array = as_float64("probabilities of targets", value)
-    tolerance = SUM_TOLERANCE.get(getattr(value, "dtype", array.dtype).name, OTHER_SUM_TOLERANCE)
+    tolerance = sum_tolerance(getattr(value, "dtype", array.dtype).name)
     if array.shape != shape:
         raise ValueError(
             f"probabilities of targets has shape {array.shape}; "
@@ -385,7 +406,7 @@ def labels(value: Any, num_classes: int) -> Array:
     """Return class indices in [0, num_classes)."""
     if whole_number("num_classes", num_classes) < 1:
         raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
-    array = _as_array("labels", value)
+    array = as_array("labels", value)
     if array.size == 0:
         return array.astype(np.int64)
     if array.dtype.kind not in "iu":
@@ -452,6 +473,13 @@ class _Position(tuple[int, ...]):
 def _position(where: Array) -> _Position:
     """Return the first position at which `where` holds."""
     return _Position(int(i) for i in np.unravel_index(int(np.argmax(where)), np.shape(where)))
+
+
+def listed(names: Any) -> str:
+    """Return labels or names of columns for a message, not more than twenty of them."""
+    given = names.tolist() if isinstance(names, np.ndarray) else list(names)
+    shown = ", ".join(map(repr, given[:20]))
+    return shown if len(given) <= 20 else f"{shown}, ... ({len(given)} in all)"
 
 
 def _brief(value: object) -> str:

@@ -169,9 +169,9 @@ class FilteredLayer(Layer):
     of dX, with the longest row of W, and sqrt(e m) |X_i| for what row i adds to dW.
     """
 
-    def __init__(self, *arguments: Any, tolerance: float) -> None:
+    def __init__(self, *arguments: Any, limits: Array) -> None:
         super().__init__(*arguments)
-        self.tolerance = tolerance
+        self.limits = limits  # of each row's entries, which may be as large
         self.longest = _longest_row(self.weight)
         self.squares_of_features, self.sum_of_weight = 0.0, 0.0
 
@@ -186,7 +186,8 @@ class FilteredLayer(Layer):
     def take_back(self, chunk: slice, x: Array, slope: Array) -> None:
         """Add what the entries above the tolerance bring, or all where they are too many."""
         kept, total, top = np.empty(len(x), np.int64), np.empty(len(x)), np.empty(len(x))
-        _by_rows(kernels.weigh_entries, slope, (kept, total, top), self.tolerance)
+        limits = np.ascontiguousarray(self.limits[self.select(chunk)], slope.dtype)
+        _by_rows(kernels.weigh_entries, slope, limits, kept, total, top)
         if kept.sum() * WORTH_PICKING > slope.size:
             super().take_back(chunk, x, slope)
             return
@@ -196,10 +197,8 @@ class FilteredLayer(Layer):
         classes = np.empty(starts[-1], np.int32)
         values = np.empty(starts[-1], slope.dtype)
         _by_rows(
-            lambda g, tolerance, s: kernels.pick_entries(g, tolerance, s, classes, values),
-            slope,
-            (starts[:-1],),
-            self.tolerance,
+            lambda g, own, first: kernels.pick_entries(g, own, first, classes, values),
+            *(slope, limits, starts[:-1]),
         )
         self._take_back_entries(chunk, x, (starts, classes, values))
         self.take_back_bias(slope)
@@ -226,10 +225,9 @@ class FilteredLayer(Layer):
             )
 
 
-def _by_rows(kernel: Any, slope: Array, each: tuple[Array, ...], tolerance: float) -> None:
+def _by_rows(kernel: Any, slope: Array, *each: Array) -> None:
     """Run a kernel over rows of the gradient and of what belongs to them."""
-    limit = slope.dtype.type(tolerance)
-    sum_over_parts(lambda rows, *rest: kernel(rows, limit, *rest[:-1]), slope, *each)
+    sum_over_parts(lambda rows, *rest: kernel(rows, *rest[:-1]), slope, *each)
 
 
 def _lengths(array: Array) -> NDArray[np.float64]:

@@ -70,13 +70,21 @@ class Call:
         width = int(self.features.shape[1])
         return min(rows, max(1, BESIDE // (8 * max(1, width))))
 
-    def layer(self, wanted: tuple[str, ...], scale: float = 1.0) -> Layer:
-        """Return the layer that collects the gradients wanted."""
+    def layer(
+        self, wanted: tuple[str, ...], scale: float = 1.0, upstream: Array | None = None
+    ) -> Layer:
+        """Return the layer that collects the gradients wanted, of losses times scale and upstream.
+
+        A filter asks how large an entry is before either: both are part of what is left out.
+        """
         arguments = (self.features, self.weight, self.bias, self.rows, self.step(), wanted)
         tolerance = self.head.filter_tolerance
         if tolerance is None or not {"features", "weight"} & set(wanted):
             return Layer(*arguments)
-        return FilteredLayer(*arguments, tolerance=tolerance * abs(scale))
+        above = np.float64(1.0) if upstream is None else np.abs(upstream.astype(np.float64))
+        with np.errstate(over="ignore"):  # a limit beyond float32 is inf
+            limits = (tolerance * abs(scale) * above).astype(result_type(self.features.dtype))
+        return FilteredLayer(*arguments, limits=np.broadcast_to(limits, len(self.features)))
 
     def problem(self, rows: Rows, scores: Array) -> on_arrays.Problem:
         """Return the loss of some rows, ready to run."""
@@ -165,7 +173,7 @@ def evaluate(
     `upstream` multiplies each row's loss before it is differentiated.
     """
     scale = 1.0 / call.divisor if call.divisor else 0.0
-    layer = call.layer(wanted, scale)
+    layer = call.layer(wanted, scale, upstream)
     dtype = layer.dtype.type
     if not call.divisor:  # nothing left to average
         return dtype(0), layer

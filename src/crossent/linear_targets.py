@@ -5,6 +5,7 @@ They are checked for scores that are not there yet, and never laid out for all r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ def prepare(loss: Any, value: Any, shape: tuple[int, ...], dtype: Any, weights: 
     each = checks.per_output("class_weight", loss.class_weight, shape[-1], "classes")
     if is_pair(value, len(shape)):
         return _top(value, shape, result_type(dtype), weights, each)
-    array = np.asarray(value)
+    array = checks.as_array("targets", value)
     if array.dtype.kind not in "iu" and array.ndim == len(shape):
         return _dense(array, shape, weights, each)
     indices = checks.targets(value, shape, len(shape) - 1)
@@ -84,7 +85,8 @@ def _top(
     indices = checks.top_indices(value[0], shape)
     p = checks.top_probabilities(value[1], indices.shape, _part(weights, shape))
     k = indices.shape[-1]
-    laid_out = LaidOut(indices.reshape(-1, k), p.reshape(-1, k), shape[-1], dtype)
+    rows = math.prod(shape[:-1])  # which a reshape does not find where k is 0
+    laid_out = LaidOut(indices.reshape(rows, k), p.reshape(rows, k), shape[-1], dtype)
     mass = (laid_out.p * each[laid_out.indices] if each.size else laid_out.p).sum(axis=1)
     mass = weights * np.where(weights != 0, mass, 0.0) if weights.size else mass
     samples = _samples(weights, len(mass))

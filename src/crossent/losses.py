@@ -17,6 +17,8 @@ from crossent.sums import LossSums
 if TYPE_CHECKING:
     from crossent.plain import ChainRule
 
+LEAST = 1e-300  # of what scores are divided by: 1 / it is finite
+
 
 def _framework(array_type: Any) -> str:
     """Return the package that an array's type comes from, or that its type is derived from."""
@@ -157,7 +159,8 @@ class _Loss:
         """Return the loss of given probabilities. Nothing is clipped: ln 0 is -inf.
 
         An impossible event that happens costs infinity; one that does not costs nothing. Softmax
-        rows must sum to 1 within 1e-4. Options that act on logits must be off.
+        rows must sum to 1 within 1e-4 (float16: 1e-2, bfloat16: 1e-1). Options that act on logits
+        must be off.
         """
         return _plain(probabilities).from_probabilities(
             self, probabilities, targets, sample_weight, normalizer
@@ -219,9 +222,9 @@ class CrossEntropy(_Loss):
         alpha: the share of the target that is spread over all classes.
     z_loss : float >= 0, default 0
         Adds z_loss * logsumexp^2, which keeps the scores from drifting.
-    softcap : float > 0, optional
+    softcap : float >= 1e-300, optional
         Bounds the scores to (-softcap, softcap).
-    temperature : float > 0, default 1
+    temperature : float >= 1e-300, default 1
         Divides the scores.
     reduction : {"mean", "sum", "none", "batchmean"}
         "mean" divides by the sum of sample_weight * sum_j c_j class_weight_j (c before
@@ -257,7 +260,7 @@ class CrossEntropy(_Loss):
     def __post_init__(self) -> None:
         softcap = self.softcap
         if softcap is not None:
-            softcap = checks.number("softcap", softcap, 0.0, math.inf, open_low=True)
+            softcap = checks.number("softcap", softcap, LEAST, math.inf)
         _set(
             self,
             class_weight=checks.weights_option("class_weight", self.class_weight),
@@ -265,7 +268,7 @@ class CrossEntropy(_Loss):
             label_smoothing=checks.number("label_smoothing", self.label_smoothing, 0.0, 1.0),
             z_loss=checks.number("z_loss", self.z_loss, 0.0, math.inf),
             softcap=softcap,
-            temperature=checks.number("temperature", self.temperature, 0.0, math.inf, True),
+            temperature=checks.number("temperature", self.temperature, LEAST, math.inf),
             axis=checks.whole_number("axis", self.axis),
         )
         checks.reduction(self.reduction)

@@ -85,13 +85,15 @@ def _check_shapes(logits: Tensor, *others: Any) -> Tensor:
 
 
 def _check_indices(targets: Tensor, classes: int, ignore_index: int) -> None:
-    allowed = (targets >= 0) & (targets < classes) | (targets == ignore_index)
+    y = targets.to(torch.int64)  # 8 bits hold neither every number of classes nor every index
+    allowed = (y >= 0) & (y < classes) | (y == ignore_index)
     if not bool(allowed.all()):
         raise checks.bad_index(values_of(targets), classes, ignore_index)
 
 
 def _check_probabilities(targets: Tensor, sample_weight: Tensor | None, axis: int) -> None:
-    allowed = (targets >= 0) & (targets <= 1)
+    y = targets if targets.is_floating_point() else targets.to(torch.int64)
+    allowed = (y >= 0) & (y <= 1)
     if sample_weight is not None:
         of_rows = sample_weight.ndim < targets.ndim
         allowed |= (sample_weight.unsqueeze(axis) if of_rows else sample_weight) == 0

@@ -28,10 +28,12 @@ from crossent.torch_tensors import (
     arrays_of,
     as_tensor,
     beside,
+    check_tensor,
     computed_in,
     is_on_cpu,
     is_wanted,
     scaled,
+    stand_in,
     tensor_of,
     widest,
 )
@@ -140,7 +142,8 @@ def _backward(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> tuple[Tens
     call = (logits, targets, sample_weight, weights, ctx.normalizer)
     loss = _loss(tuple(ctx.options))
     if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
-        result = _gradient(torch_plain.value(loss, *call), logits, upstream)
+        z = logits.view_as(logits)  # whose hooks are its own: those of the logits run once
+        result = _gradient(torch_plain.value(loss, z, *call[1:]), z, upstream)
     elif gradient.shape == logits.shape and _is_rounded_once(gradient, upstream):
         result = scaled(gradient, _along(loss, upstream))
     else:
@@ -228,22 +231,40 @@ def value_and_grad(
 ) -> tuple[Tensor, Tensor]:
     """Return the reduced loss and its gradient in the logits; autograd sees neither."""
     y, w = beside(logits, targets, sample_weight)
+    if out is not None:
+        _check_out(out, logits)
     if is_on_cpu(logits):
-        buffer = None if out is None else _out(out)
+        buffer = None if out is None else array_of(out)
         found = on_arrays.value_and_grad(loss, *arrays_of(logits, y, w), normalizer, buffer)
         slope = tensor_of(found[1]).to(logits.dtype)
         if out is not None and out.data_ptr() != slope.data_ptr():
             out.copy_(slope)  # bfloat16 without a NumPy type for it
+        if out is not None:
+            torch.autograd.graph.increment_version(out)  # whoever saved it for later is told
         return tensor_of(found[0]), slope if out is None else out
     z, value = _on_tape(loss, logits, y, w, normalizer)
     (gradient,) = torch.autograd.grad(value.sum(), z)
     return value.detach(), gradient if out is None else out.copy_(gradient)
 
 
-def _out(out: Any) -> Any:
-    if not isinstance(out, Tensor):
-        raise TypeError(f"out is a {type(out).__name__}; it must be a tensor")
-    return array_of(out)
+def _check_out(out: Any, logits: Tensor) -> None:
+    """Raise unless a gradient can be stored there."""
+    check_tensor("out", out)
+    if is_wanted(out):
+        raise ValueError(
+            "out requires a gradient, but autograd does not see what is stored there; detach it"
+        )
+    if torch._debug_has_internal_overlap(out) == 1:
+        raise ValueError("out has elements that share memory; it must have its own for each")
+    given, wanted = (_likeness(tensor) for tensor in (out, logits))
+    if given != wanted:
+        raise ValueError(f"out has {given}; it must be like logits, {wanted}")
+
+
+def _likeness(tensor: Tensor) -> str:
+    """Return what two tensors that are alike share, in words."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return f"shape {tuple(tensor.shape)}, dtype {dtype} and device {tensor.device}"
 
 
 def _on_tape(
@@ -266,6 +287,7 @@ def hvp(
     """Return the Hessian of the reduced loss in the logits, times a vector; not differentiable."""
     y, w = beside(logits, targets, sample_weight)
     v = as_tensor(logits, "vector", vector)
+    checks.vector(stand_in(v), tuple(logits.shape))
     if is_on_cpu(logits):
         z, t, weights = arrays_of(logits, y, w)
         product = plain.hvp(loss, z, t, array_of(v), weights, normalizer)
@@ -316,7 +338,8 @@ def chain_rule(loss: Any, logits: Tensor, targets: Any) -> plain.ChainRule:
 def _compute_activation(logits: Tensor, name: str, axis: int) -> Tensor:
     """Return the softmax or sigmoid, or its logarithm, or the logsumexp."""
     arguments = [] if "sigmoid" in name else [axis]
-    return tensor_of(getattr(on_arrays, name)(array_of(logits), *arguments))
+    found = getattr(on_arrays, name)(array_of(logits), *arguments)
+    return tensor_of(found).contiguous()  # as a compiler is told below
 
 
 def _activation_of_nothing(logits: Tensor, name: str, axis: int) -> Tensor:

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 TEXT = 4096  # bytes that ranks tell each other before they compute
+OTHER = "other"
+ERRORS = {"type": TypeError, "value": ValueError, OTHER: RuntimeError}
 
 
 def agree(prepare: Callable[[], Any], group: Any, like: Any) -> tuple[Any, list[dict[str, Any]]]:
@@ -21,9 +23,9 @@ def agree(prepare: Callable[[], Any], group: Any, like: Any) -> tuple[Any, list[
     try:
         call = prepare()
         mine = call.tell()
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever it is: the other ranks wait for what this one says
         text = str(error).encode("ascii", "replace").decode()[: TEXT // 8]  # each may take 6 bytes
-        mine = {"error": text, "is_type": isinstance(error, TypeError)}
+        mine = {"error": text, "kind": _kind(error)}
     said = _exchange_texts(mine, group, like)
     _raise_what_is_wrong(said)
     return call, said
@@ -33,8 +35,7 @@ def _raise_what_is_wrong(said: list[dict[str, Any]]) -> None:
     """Raise the error of a rank, or what two of them disagree on."""
     for rank, each in enumerate(said):
         if "error" in each:
-            kind = TypeError if each["is_type"] else ValueError
-            raise kind(f"rank {rank} of the group: {each['error']}")
+            raise ERRORS[each["kind"]](f"rank {rank} of the group: {each['error']}")
     for rank, each in enumerate(said):
         for name in said[0]:
             if name != "width" and each[name] != said[0][name]:
@@ -42,6 +43,11 @@ def _raise_what_is_wrong(said: list[dict[str, Any]]) -> None:
                     f"{name} is {said[0][name]} on rank 0 of the group, but {each[name]} on rank "
                     f"{rank}; it must be the same on every rank"
                 )
+
+
+def _kind(error: Exception) -> str:
+    """Return the name that an error goes by among ranks."""
+    return next((name for name, kind in ERRORS.items() if isinstance(error, kind)), OTHER)
 
 
 def _be_member(group: Any) -> None:

@@ -230,10 +230,7 @@ def value(head: LinearCrossEntropy, *arguments: Any, class_weight: Tensor | None
     normalizer = checks.normalizer(normalizer, head.reduction)
     if not _have_kernel(tensors):
         return torch_linear_plain.value(head, tensors, normalizer)
-    wanted = [
-        is_wanted(tensor) and head.reduction != "none" and tensor is not None
-        for tensor in tensors[:3]
-    ]
+    wanted = [is_wanted(tensor) and head.reduction != "none" for tensor in tensors[:3]]
     loss: Tensor = _operator(*tensors, normalizer, None, wanted, *_options(head))[0]
     return loss
 

@@ -86,11 +86,21 @@ def _step(head: LinearCrossEntropy, tensors: Tensors) -> int:
 
 def terms(head: LinearCrossEntropy, rows: Tensors) -> tuple[Tensor, Tensor, Tensor]:
     """Return the losses of some rows, and what the reductions divide by."""
-    z, y = scores(rows), rows.targets
+    z, y = scores(_with_nothing_ignored(head, rows)), rows.targets
     if rows.probabilities is not None:
         y = torch.zeros_like(z).scatter_add(1, y.to(torch.int64), rows.probabilities.to(z.dtype))
     found = torch_plain.terms(head.loss, z, y, rows.sample_weight, rows.class_weight)
     return found.losses + found.penalties, found.weight, found.samples
+
+
+def _with_nothing_ignored(head: LinearCrossEntropy, rows: Tensors) -> Tensors:
+    """Return rows with features of 0 where they take no part: 0 times NaN would reach weights."""
+    part = rows.features.new_ones(rows.features.shape[:-1], dtype=torch.bool)
+    if rows.probabilities is None and not rows.targets.is_floating_point():
+        part = rows.targets.to(torch.int64) != head.ignore_index
+    if rows.sample_weight is not None:
+        part = part & (rows.sample_weight != 0)
+    return rows._replace(features=torch.where(part.unsqueeze(-1), rows.features, 0))
 
 
 def scores(rows: Tensors) -> Tensor:

@@ -107,8 +107,9 @@ def _statistics(head: LinearCrossEntropy, rows: Tensors) -> tuple[Tensor, ...]:
         y = y.gather(1, rows.probabilities.argmax(1, keepdim=True)).squeeze(1)
     elif y.ndim == 2:
         y = y.argmax(1)
+    y = y.to(torch.int64)  # 8 bits may take an index for the one to be ignored
     part = y != head.ignore_index
-    index = torch.where(part, y, 0).to(torch.int64).unsqueeze(1)
+    index = torch.where(part, y, 0).unsqueeze(1)
     score, position = z.gather(1, index), torch.arange(z.shape[1], device=z.device)
     ahead = torch.where(position < index, ~(z < score), ~(z <= score)) & (position != index)
     s = torch_plain.scores(z, head.softcap, head.temperature)

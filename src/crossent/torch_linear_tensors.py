@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from crossent import checks
 from crossent.linear import LinearCrossEntropy
 from crossent.linear_targets import is_pair
-from crossent.torch_tensors import array_of, as_tensor, widest
+from crossent.torch_tensors import array_of, as_tensor, check_tensor, widest
 
 
 class Tensors(NamedTuple):
@@ -42,6 +43,7 @@ def tensors_of(
     class_weight: Tensor | None = None,
 ) -> Tensors:
     """Return all arguments as tensors on the device of the features."""
+    check_tensor("features", features)
     pair = is_pair(targets, features.ndim)
     indices, probabilities = targets if pair else (targets, None)
     if class_weight is None and head.class_weight is not None:
@@ -62,7 +64,24 @@ def tensors_of(
     tensors = Tensors._make([features, *beside])
     device = features.device.type
     mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return _autocast(tensors) if mixed else tensors
+    if mixed:
+        return _autocast(tensors)
+    _of_one_type(tensors)
+    return tensors
+
+
+def _of_one_type(tensors: Tensors) -> None:
+    """Raise unless weight and bias have the floating type of the features.
+
+    `checks.head` does not see it of a bfloat16 that is stood in for.
+    """
+    x = tensors.features
+    if not (x.ndim and x.dtype.is_floating_point):
+        return  # which `checks.head` does see
+    for name, tensor in (("weight", tensors.weight), ("bias", tensors.bias)):
+        if tensor is not None and tensor.dtype != x.dtype:
+            kinds = (str(t.dtype).removeprefix("torch.") for t in (tensor, x))
+            raise checks.other_type(name, *kinds)
 
 
 def _autocast(tensors: Tensors) -> Tensors:

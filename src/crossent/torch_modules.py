@@ -14,6 +14,7 @@ from torch import Tensor
 from crossent import checks, torch_front_end, torch_linear
 from crossent.linear import BUDGET, LinearCrossEntropy
 from crossent.losses import BinaryCrossEntropy, CrossEntropy
+from crossent.torch_tensors import as_tensor, beside, check_tensor, stand_in, widest
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
@@ -91,6 +92,9 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         normalizer: float | None = None,
     ) -> Tensor:
         """Return the loss in nats; see `crossent.CrossEntropy` for the last two arguments."""
+        check_tensor("input", input)
+        if self.weight is not None and self.weight.ndim != 1:
+            raise ValueError(f"weight has shape {tuple(self.weight.shape)}; it must be (C,)")
         loss = self._loss(axis=min(1, input.ndim - 1))
         return torch_front_end.value(loss, input, target, sample_weight, normalizer, self.weight)
 
@@ -109,7 +113,8 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
     reduction : {"mean", "sum", "none", "batchmean"}
         "batchmean" divides by the number of samples, the outputs of each being on the last axis.
     pos_weight : tensor that broadcasts to the scores, optional
-        Factors >= 0 of the first term: what missing a positive costs.
+        Factors >= 0 of the first term: what missing a positive costs. With several of them,
+        scores (J,) are one sample of J outputs, not J samples: "batchmean" divides by 1.
     label_smoothing : float in [0, 1], default 0
         alpha: y becomes (1 - alpha) y + alpha / 2.
     size_average, reduce : bool, optional
@@ -150,10 +155,13 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
         normalizer: float | None = None,
     ) -> Tensor:
         """Return the loss in nats; see `crossent.BinaryCrossEntropy` for the last two arguments."""
+        check_tensor("input", input)
         pos_weight = self.pos_weight
         if pos_weight is not None and pos_weight.numel() > 1 and input.ndim == 1:
-            w = None if sample_weight is None else sample_weight[None]
-            return self.forward(input[None], target[None], w, normalizer).squeeze(0)
+            y, w = beside(input, target, sample_weight)
+            if y.shape == input.shape:  # else the sentence is about the shapes given
+                w = None if w is None else w[None]
+                return self.forward(input[None], y[None], w, normalizer).squeeze(0)
         if self.weight is not None:
             if sample_weight is not None:
                 raise ValueError(
@@ -291,6 +299,7 @@ class LinearCrossEntropyLoss(torch.nn.modules.loss._WeightedLoss):
         normalizer: float | None = None,
     ) -> Tensor:
         """Return the loss in nats; see `crossent.LinearCrossEntropy` for the last two arguments."""
+        check_tensor("input", input)
         if self.out_features:
             return self._of_many(input, target, sample_weight, normalizer)
         head, layer = self._head(self.reduction), self.linear
@@ -305,7 +314,11 @@ class LinearCrossEntropyLoss(torch.nn.modules.loss._WeightedLoss):
         self._check_many(input, target)
         n, decisions = len(input), math.prod(self.out_features)
         y = target.reshape(n, *target.shape[1 : target.ndim - len(self.out_features)], decisions)
-        w = None if sample_weight is None else sample_weight.reshape(n, decisions)
+        w = None
+        if sample_weight is not None:
+            w = as_tensor(input, "sample_weight", sample_weight, "input")
+            checks.sample_weight(stand_in(w), (n, *self.out_features))
+            w = w.reshape(n, decisions)
         weight = self.linear.weight.reshape(self.num_classes, decisions, -1)
         bias = None if self.linear.bias is None else self.linear.bias.reshape(-1, decisions)
         head = self._head("none")
@@ -317,8 +330,8 @@ class LinearCrossEntropyLoss(torch.nn.modules.loss._WeightedLoss):
         each = torch.stack(losses, 1)
         if self.reduction == "none":
             return each.reshape(n, *self.out_features)
-        divisor = self._divisor(y, w) if given is None else given
-        return each.sum() / divisor if divisor else each.sum()
+        divisor = self._divisor(y, w) if given is None else each.new_tensor(given)
+        return torch.where(divisor == 0, 0.0, each.sum() / divisor).to(each.dtype)
 
     def _check_many(self, input: Tensor, target: Any) -> None:
         """Raise unless features are rows, and targets have the axes of all decisions."""
@@ -336,22 +349,24 @@ class LinearCrossEntropyLoss(torch.nn.modules.loss._WeightedLoss):
                 f"target is of {found}; with out_features it must be a tensor of shape {shape}"
             )
 
-    def _divisor(self, y: Tensor, w: Tensor | None) -> float:
-        """Return what the sum over all decisions is divided by."""
+    def _divisor(self, y: Tensor, w: Tensor | None) -> Tensor:
+        """Return what the sum over all decisions is divided by, as autograd sees it."""
+        wide = widest(y.device)
         if self.reduction == "sum":
-            return 1.0
+            return torch.ones((), dtype=wide, device=y.device)
         soft = y.is_floating_point()
-        part = torch.ones_like(y[:, 0] if soft else y, dtype=torch.float64)
+        part = torch.ones_like(y[:, 0] if soft else y, dtype=wide)
         if not soft:
-            part = (y != self._head("none").ignore_index).to(torch.float64)
+            y = y.to(torch.int64)
+            part = (y != self._head("none").ignore_index).to(wide)
         if w is not None:
             part = part * w
         if self.reduction == "batchmean":
-            return float(part.sum())
-        each = torch.ones(self.num_classes) if self.weight is None else self.weight
+            return part.sum()
+        each = part.new_ones(self.num_classes) if self.weight is None else self.weight.to(wide)
         if soft:
-            return float((part * torch.einsum("nck,c->nk", y.double(), each.double())).sum())
-        return float((part * each[torch.where(part != 0, y, 0)]).sum())
+            return (part * torch.einsum("nck,c->nk", y.to(wide), each)).sum()
+        return (part * each[torch.where(part != 0, y, 0)]).sum()
 
     def extra_repr(self) -> str:
         """Return the arguments, as torch's module shows them."""

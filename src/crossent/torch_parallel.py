@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -19,7 +20,13 @@ from crossent import checks, torch_checks
 from crossent.losses import CrossEntropy
 from crossent.torch_group import agree, checksum
 from crossent.torch_shards import Part, Shard, Sums, gradient, rows_of, second_derivative, sums
-from crossent.torch_tensors import are_probabilities, beside, computed_in, stand_in
+from crossent.torch_tensors import (
+    are_probabilities,
+    beside,
+    check_tensor,
+    computed_in,
+    stand_in,
+)
 
 
 def vocab_parallel_cross_entropy(
@@ -113,12 +120,14 @@ class Call:
         rows = list(self.logits.shape)
         width = rows.pop(self.axis)
         class_weight = self.loss.class_weight
+        if class_weight is not None:
+            class_weight = checksum(torch.tensor(class_weight, dtype=torch.float64))
         return {
             "width": width,
             "the shape of the rows": rows,
             "the dtype of the scores": str(self.logits.dtype),
             "loss": repr(replace(self.loss, class_weight=None)),
-            "class_weight": class_weight and checksum(torch.tensor(class_weight)),
+            "class_weight": class_weight,
             "targets": "probabilities" if soft else checksum(self.targets.to(torch.int64)),
             "sample_weight": None if self.sample_weight is None else checksum(self.sample_weight),
             "normalizer": self.normalizer,
@@ -129,18 +138,22 @@ def checked(
     loss: CrossEntropy, logits: Any, targets: Any, sample_weight: Any, normalizer: Any
 ) -> Call:
     """Check what this rank was called with, as far as it can tell alone."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"local_logits is a {type(logits).__name__}; it must be a tensor")
+    check_tensor("local_logits", logits)
     torch_checks.check_logits(logits, None)
     axis = checks.axis(loss.axis, logits.ndim)
     y, w = beside(logits, targets, sample_weight)
     refuse_gradient("targets", y)
     refuse_gradient("sample_weight", w)
     normalizer = checks.normalizer(normalizer, loss.reduction)
+    shape = tuple(logits.shape)
+    of_rows = shape[:axis] + shape[axis + 1 :]
     if are_probabilities(y, logits):
-        checks.targets(stand_in(y), tuple(logits.shape), axis)
+        checks.targets(stand_in(y), shape, axis)
         if logits.shape[axis]:
             torch_checks.check(loss, logits, y, w, None)
+    else:  # of another type here, nobody but this rank would raise
+        checks.targets(np.broadcast_to(np.zeros((), stand_in(y).dtype), of_rows), shape, axis)
+    checks.sample_weight(stand_in(w), of_rows)
     return Call(loss, logits, y, w, normalizer, axis)
 
 

@@ -81,6 +81,7 @@ class HeadCall:
         told["the wish for a gradient of features"] = is_wanted(self.features)
         if self.pair is not None:
             told["targets"] = " and ".join(map(checksum, self.pair))
+            told["the dtype of the probabilities"] = str(self.pair[1].dtype)
         return told
 
 

@@ -194,8 +194,9 @@ def _softmax_terms(
         y, part = targets.to(z.dtype).movedim(loss.axis, -1), given != 0
         y = torch.where(part.unsqueeze(-1), y, 0.0)
     else:
+        targets = targets.to(torch.int64)  # 8 bits may take an index for the one to be ignored
         part = (targets != loss.ignore_index) & (given != 0)
-        y = torch.where(part, targets, 0).to(torch.int64)
+        y = torch.where(part, targets, 0)
     w = torch.where(part, given, 0.0)
     z = torch.where(part.unsqueeze(-1), z, 0.0)  # what takes no part may hold anything
     s = scores(z, loss.softcap, loss.temperature)
@@ -240,8 +241,10 @@ def _two_terms(loss: Any, y: Tensor, s: Tensor, row: Apart) -> Tensor:
     """Return sum_j [t_j (-ln p_j) + (1 - t_j) (-ln(1 - p_j))], row by row."""
     if not y.dtype.is_floating_point:
         y = torch.zeros_like(s).scatter(-1, y.unsqueeze(-1), 1.0)
-    t = (1 - loss.label_smoothing) * y + loss.label_smoothing / s.shape[-1]
-    errors = weigh(t, distances(s, row)) + weigh(1 - t, complement_distances(s, row))
+    alpha = loss.label_smoothing
+    base = alpha / s.shape[-1]
+    t, left = (1 - alpha) * y + base, (1 - alpha) * (1 - y) + (alpha - base)  # not 1 - t: little
+    errors = weigh(t, distances(s, row)) + weigh(left, complement_distances(s, row))
     return errors.sum(-1)
 
 

@@ -65,11 +65,17 @@ def beside(logits: Tensor, targets: Any, sample_weight: Any) -> tuple[Tensor, Te
     return as_tensor(logits, "targets", targets), weights
 
 
+def check_tensor(name: str, value: Any) -> None:
+    """Raise unless a value is a tensor, where arrays are not taken."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be a tensor")
+
+
 def as_tensor(logits: Tensor, name: str, value: Any, of: str = "logits") -> Tensor:
     """Return an argument as a tensor on the device of the logits; lists and arrays are copied."""
     if not isinstance(value, Tensor):
         try:
-            copy = torch.from_numpy(np.array(value))
+            copy = torch.from_numpy(checks.as_array(name, value).copy())
         except TypeError:  # of a type that tensors have not
             copy = torch.from_numpy(checks.as_float64(name, value).copy())
         wide = copy.dtype == torch.float64
@@ -122,7 +128,10 @@ def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     traced = type(upstream) is not Tensor  # a compiler's stand-in: it holds no numbers
     if traced or graph_is_kept():
         return gradient * upstream
-    one = float(upstream) == 1.0 if upstream.numel() == 1 else bool((upstream == 1).all())
+    try:
+        one = float(upstream) == 1.0 if upstream.numel() == 1 else bool((upstream == 1).all())
+    except RuntimeError:  # several at once, in a batch that has no single number
+        return gradient * upstream
     return gradient if one else gradient.mul_(upstream)
 
 

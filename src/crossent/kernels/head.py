@@ -47,11 +47,11 @@ def absolute_sum(block):
 
 
 @kernel
-def weigh_entries(slope, tolerance, kept, total, top):
-    """Store of each row how many entries exceed the tolerance; sum and maximum of the others."""
+def weigh_entries(slope, limits, kept, total, top):
+    """Store of each row how many entries exceed its limit; sum and maximum of the others."""
     slope = borrowed(slope)
     for i in range(slope.shape[0]):
-        row = slope[i]
+        row, tolerance = slope[i], limits[i]
         kept[i], total[i], top[i] = 0, 0.0, 0.0
         for start in range(0, row.size, BLOCK):
             block = row[start : start + BLOCK]
@@ -70,11 +70,11 @@ def weigh_entries(slope, tolerance, kept, total, top):
 
 
 @kernel
-def pick_entries(slope, tolerance, starts, classes, values):
-    """Store the entries that exceed the tolerance: those of row i from starts[i] on."""
+def pick_entries(slope, limits, starts, classes, values):
+    """Store the entries that exceed a row's limit: those of row i from starts[i] on."""
     slope = borrowed(slope)
     for i in range(slope.shape[0]):
-        row, k = slope[i], starts[i]
+        row, k, tolerance = slope[i], starts[i], limits[i]
         for start in range(0, row.size, BLOCK):
             block = row[start : start + BLOCK]
             if greatest(block) <= tolerance:
