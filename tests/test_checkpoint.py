@@ -92,6 +92,25 @@ def test_another_tol_goes_on_from_there(tmp_path: Path) -> None:
     assert (further.coef_ == fitted(given).coef_).all()
 
 
+def test_what_stands_behind_a_gap_is_forgotten(tmp_path: Path) -> None:
+    given, kept = batches(), tmp_path / "kept"
+    whole = fitted(given, kept)
+    files = sorted(kept.glob("answers-*"))
+    assert len(files) > 3
+    files[1].unlink()
+    for _ in range(2):
+        again = fitted(given, kept, resume=True)
+        assert (again.coef_ == whole.coef_).all()
+    (kept / JOB).unlink()
+    with pytest.raises(FileExistsError, match="holds a checkpoint already"):
+        fitted(given, kept)
+
+
+def test_every_is_a_whole_number_above_0(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="every is 0; it must be finite, at least 1"):
+        Checkpoint(tmp_path / "kept", every=0)
+
+
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     given, kept = batches(), tmp_path / "kept"
     fitted(given, kept, tol=1e-3)

@@ -273,6 +273,9 @@ def test_a_bad_table_is_one_sentence(people: Path, text: str, target: str, messa
         (["iris", "--drop", "y"], "--drop is 'y'; iris has no such column but 'sepal length (cm)'"),
         (["iris", "--out", "no/m"], "no/m cannot be written: there is no directory no"),
         (["iris", "--report", "."], ". cannot be written: it is a directory"),
+        (["people.csv", "--out", "people.csv"], "--out is 'people.csv', but that is what is read"),
+        (["iris", "--out", "a", "--report", "./a"], "--report is 'a', but --out writes it; name"),
+        (["iris", "--out", os.devnull], f"{os.devnull} cannot be written: it is no regular file"),
     ],
 )
 def test_bad_arguments_are_one_sentence(people: Path, arguments: list[str], message: str) -> None:
@@ -281,6 +284,39 @@ def test_bad_arguments_are_one_sentence(people: Path, arguments: list[str], mess
     assert done.stderr.startswith(f"crossent: {message}")
     assert done.stderr.count("\n") == 1
     assert os.listdir() == ["people.csv"]
+
+
+def test_nan_is_no_share() -> None:
+    done = crossent("fit", "iris", "--valid", "nan")
+    assert (done.exit_code, "'--valid': nan is not in the range." in done.stderr) == (2, True)
+
+
+def test_what_later_rows_of_one_table_are_is_not_dropped(people: Path) -> None:
+    """The first rows of a CSV file look like numbers; a word stands behind them."""
+    many = "\n".join(f"{i % 7},{'ab'[i % 2]}" for i in range(300_000))
+    Path("one.csv").write_text(f"g,y\n{many}\nQ,a\nQ,a\n")
+    Path("two.csv").write_text("g,y\n1,a\n2,b\n")
+    done = crossent("fit", "one.csv", "two.csv", "--target", "y")
+    assert done.exit_code == 2
+    assert "column 'g' is string in one.csv but int64 in two.csv" in done.stderr
+
+
+def test_text_views_unnamed_columns_and_blank_lines(people: Path) -> None:
+    words = pa.array(["u", "v"] * 50, pa.string_view())
+    parquet.write_table(pa.table({"c": words, "x": np.arange(100.0), "y": words}), "t.parquet")
+    for more in ([], ["--stream"]):
+        assert "100 rows" in good("fit", "t.parquet", "--target", "y", *more)
+    rows = "\n".join(f"{i},{i},{i % 5},{i % 2}" for i in range(40))
+    Path("t.csv").write_text(f"\n,,x,y\n{rows}\n")
+    assert "40 rows, 1 columns" in good("fit", "t.csv", "--target", "y")
+
+
+def test_a_model_is_for_whom_other_files_are_and_a_link_stays(people: Path) -> None:
+    Path("link").symlink_to("behind")
+    good("fit", "iris", "--out", "link")
+    Path("other").touch()
+    assert Path("link").is_symlink()
+    assert Path("behind").stat().st_mode == Path("other").stat().st_mode
 
 
 # Predicting -------------------------------------------------------------------------------------

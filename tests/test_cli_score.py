@@ -352,6 +352,20 @@ def test_truth_values_and_labels_of_csv() -> None:
     assert found("t.csv", *P)["nats"] == pytest.approx(np.log(2) / 2)
 
 
+def test_labels_that_only_their_letters_tell_apart() -> None:
+    for numbers in (pa.array([1, 1]), pa.array(["1", "1"])):
+        parquet.write_table(
+            pa.table({"p_1": [0.7] * 2, "p_01": [0.3] * 2, "y": numbers}), "t.parquet"
+        )
+        assert found("t.parquet", *P, "--labels", "1,01")["nats"] == pytest.approx(-np.log(0.7))
+
+
+def test_a_column_may_be_named_twice() -> None:
+    parquet.write_table(pa.table({"p": [0.25, 0.5], "y": [1, 1]}), "t.parquet")
+    named = ("--target", "y", "--probabilities", "p", "--weight", "y")
+    assert found("t.parquet", *named)["rows"] == 2
+
+
 def test_labels_name_columns_in_order_and_may_be_rare() -> None:
     parquet.write_table(tables.read_table("p.parquet").slice(0, 1), "t.parquet")
     said = sentence("t.parquet", *P)

@@ -136,6 +136,14 @@ def test_a_column_without_a_type_is_as_in_other_tables() -> None:
             assert encoder.transform(table).shape == (2, 5)
 
 
+def test_a_column_of_two_kinds_is_refused() -> None:
+    words, numbers = pa.table({"a": ["x", "y"]}), pa.table({"a": [1.0, 2.0]})
+    for pair in ((words, numbers), (numbers, words)):
+        one, other = map(Summary.of, pair)
+        with pytest.raises(ValueError, match="column 'a' is text in some tables and numbers in"):
+            one + other
+
+
 def test_more_different_words_than_can_be_counted_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -294,6 +302,9 @@ def test_a_label_of_minus_zero_is_zero() -> None:
     assert label_counts(pa.table({"y": [0.0, -0.0, 1.0, 0.0]}), "y") == {0.0: 3, 1.0: 1}
 
 
+DAY = datetime.date(2020, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("column", "message"),
     [
@@ -301,7 +312,11 @@ def test_a_label_of_minus_zero_is_zero() -> None:
         ([1, None], "column 'y' is the target and has no label in row 1 (and 0 more)"),
         ([1.0, float("nan")], "column 'y' is the target and has no label in row 1"),
         ([1.0, 2.5], "column 'y' holds fractions, such as 2.5 in row 1: an amount, not a class"),
-        ([[1], [2]], "column 'y' has type list<"),
+        ([[1], [2]], "column 'y' is the target and has type list<"),
+        (
+            [DAY, DAY],
+            "column 'y' is the target and has type date32[day]; labels are text, integers",
+        ),
     ],
 )
 def test_bad_labels(column: list[Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -263,3 +264,19 @@ def test_coordinates_of_a_diagonal() -> None:
     change = Coordinates(np.array([2.0, 4.0]), 3.0)
     assert change.parameters(np.ones((3, 1))).ravel().tolist() == [2, 4, 3]
     assert change.position(np.ones((3, 1))).ravel() == pytest.approx([0.5, 0.25, 1 / 3])
+
+
+def test_fits_side_by_side_give_blas_its_threads_back() -> None:
+    def threads() -> list[int]:
+        blas = layer._libraries().select(user_api="blas").info()
+        return [library["num_threads"] for library in blas]
+
+    known = threads()
+    first, second = layer.one_blas_thread(), layer.one_blas_thread()
+    with ExitStack() as one:
+        with ExitStack() as other:
+            one.enter_context(first)
+            other.enter_context(second)
+            one.close()
+            assert threads() == [1] * len(known)
+    assert threads() == known

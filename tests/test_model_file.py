@@ -168,6 +168,9 @@ class _Trap:
         lambda header, arrays: arrays.update(intercept=np.zeros(5)),
         lambda header, arrays: arrays.update(coef=np.zeros(5)),
         lambda header, arrays: arrays.update(curvature=np.zeros((2, 2))),
+        lambda header, arrays: header["state"].update(n_features_in_=7),
+        lambda header, arrays: header["classes"]["labels"].append("another"),
+        lambda header, arrays: header["columns"]["numbers"]["flagged"].append(True),
     ],
 )
 def test_a_header_that_does_not_fit(path: Path, damage: Any) -> None:

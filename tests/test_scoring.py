@@ -314,8 +314,8 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: score_batches([([[0.0, 0.0]], [0])], "probabilities", renormalize=True),
         ValueError,
-        "the probabilities of row 0 of batch 0 sum to 0.0; they must sum to 1 (to 0.0001) unless "
-        "renormalize is set",
+        "the probabilities of row 0 of batch 0 sum to 0.0; what they are divided by must be finite "
+        "and above 0",
     ),
     (
         lambda: score_batches([([[0.5, NAN]], [0])], "logits"),

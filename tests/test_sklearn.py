@@ -677,3 +677,40 @@ def test_partial_fit_wants_its_classes_first_and_no_others_later() -> None:
         model.partial_fit(GOOD, ["a", "b", "b", "a"], classes=["a", "c"])
     with pytest.raises(ValueError, match="X has 1 features"):
         model.partial_fit(GOOD[:, :1], ["a", "b", "b", "a"])
+
+
+@pytest.mark.parametrize("changed", [{"l2": -1}, {"class_weight": {"z": 2}}])
+def test_a_fit_that_fails_leaves_the_model_as_it_was(changed: dict[str, Any]) -> None:
+    X, y = rows(classes=3)
+    model = CrossEntropyClassifier().fit(X, y)
+    known = model.predict_proba(X)
+    two = np.unique(y)[:2]
+    with pytest.raises(ValueError, match=r"l2 is|class_weight names"):
+        model.set_params(**changed).fit(X[np.isin(y, two)], y[np.isin(y, two)])
+    assert (model.predict_proba(X) == known).all()
+
+
+def test_a_warning_names_the_line_that_calls() -> None:
+    X, y = rows(classes=2)
+    with pytest.warns(ConvergenceWarning) as caught:
+        CrossEntropyClassifier(max_iter=1).fit(X, y)
+    assert caught[0].filename == __file__
+
+
+def test_a_warm_start_with_other_columns_starts_anew() -> None:
+    X, y = rows(classes=3)
+    model = CrossEntropyClassifier(warm_start=True).fit(X, y).fit(X[:, :2], y)
+    assert model.coef_ == pytest.approx(CrossEntropyClassifier().fit(X[:, :2], y).coef_, abs=1e-3)
+
+
+def test_batches_and_classes_that_fit_batches_cannot_take() -> None:
+    X, codes = np.arange(8.0).reshape(4, 2), [0, 1, 1, 0]
+    model = CrossEntropyClassifier()
+    with pytest.raises(ValueError, match="classes is 'b', 'a'; it must be sorted, each label once"):
+        model.fit_batches([(X, codes)], ["b", "a"])
+    with pytest.raises(ValueError, match="classes is 'a'; there must be two labels or more"):
+        model.fit_batches([(X, codes)], ["a"])
+    with pytest.raises(ValueError, match="batches can be gone through once only"):
+        model.fit_batches(iter([(X, codes)]), ["a", "b"])
+    with pytest.raises(ValueError, match="class_weight leaves no row a weight greater than zero"):
+        model.set_params(class_weight={0: 0, 1: 0}).fit(X, codes)

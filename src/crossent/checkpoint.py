@@ -9,6 +9,7 @@ the same coefficients.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -17,11 +18,13 @@ from typing import Any
 import numpy as np
 import scipy
 
+from crossent import checks
 from crossent.distributed import ALONE, Alone
 from crossent.files import replacing
 from crossent.layer import Float64, Objective, Value
 
 JOB = "job.json"
+ANSWERS = "answers-*"
 SAME = 1e-6  # relative: positions that differ by rounding only are taken for the same
 HEAD = 3  # numbers before an answer's vector: where it was asked, loss, objective
 
@@ -34,7 +37,7 @@ class Checkpoint:
     folder : path
         Made if it is not there.
     every : int
-        Iterations from one writing to the next.
+        Iterations from one writing to the next, at least 1.
     resume : bool
         Whether to go on from what is there, if anything is.
     ranks : crossent.distributed.Alone
@@ -44,16 +47,21 @@ class Checkpoint:
     ------
     FileExistsError
         If a checkpoint is there and shall not be resumed.
+    ValueError, TypeError
+        Unless `every` is a whole number, 1 or more.
     """
 
     def __init__(
         self, folder: str | Path, every: int = 10, resume: bool = False, ranks: Alone = ALONE
     ) -> None:
-        self.folder, self.every, self.ranks = Path(folder), every, ranks
+        every = checks.whole_number("every", every)
+        self.folder, self.ranks = Path(folder), ranks
+        self.every = int(checks.number("every", every, 1, math.inf))
         self._new: list[Float64] = []
         self._files = 0  # that are there
         if ranks.rank == 0:
-            if (self.folder / JOB).exists() and not resume:
+            held = (path for name in (JOB, ANSWERS) for path in self.folder.glob(name))
+            if not resume and next(held, None):
                 raise FileExistsError(
                     f"{folder} holds a checkpoint already; resume it, or name another directory"
                 )
@@ -103,12 +111,19 @@ class Checkpoint:
         for number in count():
             path = self._file(number)
             if not path.exists():
+                self._forget_after(number)
                 return
             content = path.read_bytes()
             if len(content) % (8 * length):
                 raise ValueError(f"{path} is no part of this checkpoint, or it was cut short")
             self._files = number + 1
             yield from np.frombuffer(content).reshape(-1, length)
+
+    def _forget_after(self, number: int) -> None:
+        """Remove answers behind a gap: without those that are missing nobody comes that far."""
+        for path in self.folder.glob(ANSWERS):
+            if path > self._file(number):
+                path.unlink()
 
     def _check(self, job: dict[str, Any]) -> None:
         """Compare a job with that of the answers that are there, or write it."""

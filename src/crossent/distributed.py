@@ -234,10 +234,12 @@ class _Life:
         """End this process: its own thread may be waiting for ever."""
         if self._over.is_set():
             return
-        if self._rank == 0:
-            self._tell(sentence)
-            self._store.set("told", "yes")
-        os._exit(FAILED)
+        try:
+            if self._rank == 0:
+                self._tell(sentence)
+                self._store.set("told", "yes")
+        finally:  # the store may be gone as well
+            os._exit(FAILED)
 
 
 def _gone(rank: int) -> str:

@@ -272,9 +272,25 @@ class Summary:
         return cls({name: _summary_of(name, table[name], row) for name in names})
 
     def __add__(self, other: Summary) -> Summary:
-        """Return the summary of the rows of both."""
+        """Return the summary of the rows of both.
+
+        Raises
+        ------
+        ValueError
+            For a column that is text in one and numbers in the other.
+        """
+        for name, each in self.columns.items():
+            pair = (each, other.columns[name])
+            kinds = {type(one) for one in pair if isinstance(one, Words) or one.known}
+            if len(kinds) > 1:
+                raise ValueError(mixed(name))
         columns = self.columns.items()
         return Summary({name: each + other.columns[name] for name, each in columns})
+
+
+def mixed(name: str) -> str:
+    """Return what is wrong with a column of two kinds."""
+    return f"column {name!r} is text in some tables and numbers in others; it must be one of them"
 
 
 def _summary_of(name: str, column: pa.ChunkedArray, row: Rows) -> Numbers | Words:
@@ -361,8 +377,13 @@ def _labels(name: str, column: pa.ChunkedArray, row: Rows) -> pa.Array:
         labels = _text(column)
     elif pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         labels = column.combine_chunks()
-    else:
+    elif pa.types.is_floating(column.type) or pa.types.is_null(column.type):
         labels = _whole(name, _numbers(name, column, row), row)
+    else:
+        raise ValueError(
+            f"column {name!r} is the target and has type {column.type}; labels are text, integers, "
+            "truth values or floats that are whole"
+        )
     if labels.null_count:
         first = labels.is_null().index(True).as_py()
         raise ValueError(

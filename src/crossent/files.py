@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,19 +14,50 @@ def check_can_write(path: Path) -> None:
         raise FileNotFoundError(f"{path} cannot be written: there is no directory {path.parent}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} cannot be written: it is a directory")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} cannot be written: it is no regular file, which could be replaced")
+
+
+def check_results(sources: Iterable[str | Path], **results: Path | None) -> None:
+    """Raise unless every result, by the name of its option, can be written to a file of its own.
+
+    Raises
+    ------
+    OSError
+        As `check_can_write`.
+    ValueError
+        For a result that would take the place of a source, or of another result.
+    """
+    read = {Path(source).resolve() for source in sources}
+    taken: dict[Path, str] = {}
+    for option, path in results.items():
+        if path is None:
+            continue
+        check_can_write(path)
+        if path.resolve() in read:
+            raise ValueError(
+                f"{option} is {str(path)!r}, but that is what is read; name another file"
+            )
+        if (other := taken.setdefault(path.resolve(), option)) != option:
+            raise ValueError(f"{option} is {str(path)!r}, but {other} writes it; name another file")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path beside to write to, which takes the place of `path` once all is written.
 
-    Whatever fails in between, the disk being full included, leaves an earlier file as it was.
+    Whatever fails in between, the disk being full included, leaves an earlier file as it was. A
+    new one may be read by whom the system lets read one; a link goes on to lead where it leads.
     """
     check_can_write(path)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    place = path.resolve()
+    beside = place.with_name(f".{os.getpid()}.{place.name}")
     try:
+        beside.touch()
+        mode = (place if place.exists() else beside).stat().st_mode & 0o777
         yield beside
-        os.replace(beside, path)
+        beside.chmod(mode)  # whoever wrote it may have made it anew, for the owner alone
+        os.replace(beside, place)
     except OSError as error:
         if error.strerror is None:
             raise

@@ -93,7 +93,10 @@ def given_classes(classes: Any, y: Array) -> Array:
         raise ValueError(
             "classes must be passed on the first call to partial_fit: all labels there will be"
         )
-    return np.unique(labels(classes))
+    found = np.unique(labels(classes))
+    if len(found) < 2:
+        raise ValueError(f"classes is {checks.listed(found)}; there must be two labels or more")
+    return found
 
 
 def codes_of(y: Array, classes: Array, weight: Float64 | None) -> Array:
@@ -105,7 +108,7 @@ def codes_of(y: Array, classes: Array, weight: Float64 | None) -> Array:
         if wrong.any():
             row = int(np.argmax(wrong))
             label = y[row : row + 1].tolist()[0]
-            raise ValueError(f"y[{row}] is {label!r}; the classes are {listed(classes)}")
+            raise ValueError(f"y[{row}] is {label!r}; the classes are {checks.listed(classes)}")
         codes[~known] = 0
     return codes
 
@@ -130,13 +133,8 @@ def _named_weights(class_weight: dict[Any, Any], classes: Array) -> Float64:
     names = classes.tolist()
     for label, value in class_weight.items():
         if label not in names:
-            raise ValueError(f"class_weight names {label!r}; the classes are {listed(classes)}")
+            raise ValueError(
+                f"class_weight names {label!r}; the classes are {checks.listed(classes)}"
+            )
         checks.number(f"class_weight[{label!r}]", value, 0.0, np.inf)
     return np.array([float(class_weight.get(name, 1.0)) for name in names])
-
-
-def listed(classes: Any) -> str:
-    """Return labels for a message, not more than ten of them."""
-    names = np.asarray(classes).tolist()
-    shown = ", ".join(map(repr, names[:10]))
-    return shown if len(names) <= 10 else f"{shown}, ... ({len(names)} in all)"

@@ -11,6 +11,7 @@ centred themselves; b = c - m W does it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -348,15 +349,31 @@ def _is_narrow(features: Any, outputs: int) -> bool:
     return dense and outputs <= NARROW and features.flags.c_contiguous
 
 
+_lock = threading.Lock()
+_inside = 0  # how many keep BLAS to one thread
+_limit: Any = None  # what the first of them set
+
+
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Keep BLAS to one thread for a while: blocks have threads of their own.
 
     NumPy and SciPy may each bring a BLAS whose idle threads keep a processor busy, and small
-    products were seen to take 40 times as long for it.
+    products were seen to take 40 times as long for it. Of several at once, in threads of this
+    process, the last one gives BLAS its threads back.
     """
-    with _libraries().limit(limits=1, user_api="blas"):
+    global _limit, _inside
+    with _lock:
+        if not _inside:
+            _limit = _libraries().limit(limits=1, user_api="blas")
+        _inside += 1
+    try:
         yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                _limit.restore_original_limits()
 
 
 @cache

@@ -100,7 +100,7 @@ def load(path: str | Path) -> Model:
         return _model(json.loads(metadata[KEY]), arrays)
     except _OtherVersionError as error:
         raise ValueError(f"{path} {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: its header does not fit its arrays") from error
 
 
@@ -149,9 +149,15 @@ def _model(header: dict[str, Any], arrays: dict[str, Any]) -> Model:
     classifier.classes_ = np.array(header["classes"]["labels"], dtype=header["classes"]["dtype"])
     classifier.coef_, classifier.intercept_, classifier.loss_history_ = coef, intercept, history
     classifier._memory = Memory(origin, scale, curvature, header["weight_seen"])
-    if header["feature_names"] is not None:
-        classifier.feature_names_in_ = np.array(header["feature_names"], dtype=object)
+    names = header["feature_names"]
+    if names is not None:
+        classifier.feature_names_in_ = np.array(names, dtype=object)
     encoder = None if header["columns"] is None else TableEncoder(header["columns"])
+    wide = {classifier.n_features_in_, features if names is None else len(names)}
+    if encoder is not None:
+        wide.add(len(encoder.feature_names))
+    if wide != {features} or classifier._outputs != outputs:
+        raise ValueError("shapes do not fit")
     return Model(classifier, encoder, header["target"])
 
 

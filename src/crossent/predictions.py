@@ -14,11 +14,10 @@ from threading import Event, Lock
 import numpy as np
 import pyarrow as pa
 
-from crossent import tables
+from crossent import checks, tables
 from crossent.kernels import score as kernels
 from crossent.layout import Array, writable
 from crossent.scoring import NO_WEIGHT, Rows, Scoring, rows_in_piece, second_of_two
-from crossent.scoring import sum_tolerance as tolerance_of
 from crossent.sums import ScoreSums
 from crossent.threads import get_num_threads
 
@@ -149,7 +148,8 @@ class Predictions:
     @property
     def wanted(self) -> tuple[str, ...]:
         """Return all columns that are read."""
-        return (*self.columns, self.target, *([] if self.weight is None else [self.weight]))
+        names = (*self.columns, self.target, *([] if self.weight is None else [self.weight]))
+        return tuple(dict.fromkeys(names))
 
     @property
     def column_types(self) -> Mapping[str, pa.DataType]:
@@ -184,7 +184,7 @@ class Predictions:
             batch.row,
             lambda j: repr(self.columns[min(j, len(self.columns) - 1)]),
             lambda i: label_column[i].as_py(),
-            f"one of {listed(self.labels)}",
+            f"one of {checks.listed(self.labels)}",
         )
 
     def _numbers(self, batch: tables.Batch) -> tuple[Array | list[Array], float]:
@@ -192,9 +192,9 @@ class Predictions:
         arrays = [batch.data[name] for name in self.columns]
         if pa.types.is_fixed_size_list(arrays[0].type):
             rows = _rows_of(arrays[0])
-            return writable(_common_type([rows])[0]), tolerance_of(rows.dtype.name)
+            return writable(_common_type([rows])[0]), checks.sum_tolerance(rows.dtype.name)
         columns = [_numbers_of(array) for array in arrays]
-        tolerance = max(tolerance_of(column.dtype.name) for column in columns)
+        tolerance = max(checks.sum_tolerance(column.dtype.name) for column in columns)
         if len(columns) == 1:
             return second_of_two(columns[0], self.outputs), tolerance
         return _common_type(columns), tolerance
@@ -222,7 +222,8 @@ class Predictions:
 def _require(option: str, name: str, there: bool, part: tables.Part) -> None:
     if not there:
         raise ValueError(
-            f"{option} is {name!r}; {part.path} has no such column but {listed(part.schema.names)}"
+            f"{option} is {name!r}; {part.path} has no such column but "
+            f"{checks.listed(part.schema.names)}"
         )
 
 
@@ -270,8 +271,8 @@ def _check_labels(
 ) -> None:
     if len(labels) != classes:
         raise ValueError(
-            f"{len(labels)} labels are given, {listed(labels)}, but the columns are for {classes} "
-            f"classes: {listed(columns)}"
+            f"{len(labels)} labels are given, {checks.listed(labels)}, but the columns are for "
+            f"{classes} classes: {checks.listed(columns)}"
         )
     if "" in labels:
         column = columns[min(labels.index(""), len(columns) - 1)]
@@ -344,8 +345,12 @@ class Classes:
     @cached_property
     def _table(self) -> tuple[int, Array] | None:
         """Return the least label and the codes from there on, if all are whole numbers."""
+        if self._name is str:  # labels that only their letters tell apart
+            return None
         numbers = [int(name) for name in self._codes if re.fullmatch(r"-?\d+", name)]
         if len(numbers) < len(self.labels) or max(numbers) - min(numbers) >= WIDEST:
+            return None
+        if max(map(abs, numbers)) >= 2**63:  # no integer of a column is
             return None
         codes = np.full(max(numbers) - min(numbers) + 1, -kernels.UNKNOWN, np.int32)
         codes[np.array(numbers) - min(numbers)] = np.arange(len(numbers))
@@ -363,9 +368,3 @@ def _plain(label: object) -> str:
     if whole:
         return str(int(whole[1]))
     return text.lower() if text in ("True", "False") else text
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names for a message, not more than twenty of them."""
-    shown = ", ".join(map(repr, names[:20]))
-    return shown if len(names) <= 20 else f"{shown}, ... ({len(names)} in all)"

@@ -192,6 +192,11 @@ class Scoring:
             return ValueError(
                 f"the label of {where} is {rows.label(i)!r}; it must be {rows.classes}"
             )
+        if state == score.NOT_ONE and self.renormalize:
+            return ValueError(
+                f"the probabilities of {where} sum to {sum(values)}; what they are divided by must "
+                "be finite and above 0"
+            )
         if state == score.NOT_ONE:
             return ValueError(
                 f"the probabilities of {where} sum to {sum(values)}; they must sum to 1 "
@@ -269,17 +274,12 @@ def _predictions(value: Any, number: int, outputs: str) -> tuple[Array, float]:
             f"predictions of batch {number} has shape {array.shape}; it must have shape (n, C), "
             "or (n,) for the second of two classes"
         )
-    tolerance = sum_tolerance(array.dtype.name)
+    tolerance = checks.sum_tolerance(array.dtype.name)
     if array.ndim == 1:
         array = np.column_stack(second_of_two(array, outputs))
     elif array.dtype.itemsize == 2:
         array = array.astype(np.float32)
     return writable(np.ascontiguousarray(array)), tolerance
-
-
-def sum_tolerance(dtype: str) -> float:
-    """Return how far from 1 a row of probabilities may sum that were rounded to a type."""
-    return checks.SUM_TOLERANCE.get(dtype, checks.OTHER_SUM_TOLERANCE)
 
 
 def second_of_two(given: Array, outputs: str) -> list[Array]:

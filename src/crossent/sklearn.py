@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from functools import wraps
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from scipy.sparse import issparse
@@ -31,6 +32,7 @@ from crossent.search import Descent, Progress
 from crossent.task import Blocks, Coded, Each, Task, survey_of
 from crossent.training import Goal, descend
 
+Method = TypeVar("Method", bound=Callable[..., Any])
 SEPARABLE = "separable: the loss has no minimum"
 
 _LOSSES: dict[str, Any] = {
@@ -39,6 +41,26 @@ _LOSSES: dict[str, Any] = {
     "softmax_binary": crossent.SoftmaxBinaryCrossEntropy(),
 }
 _FEATURES = {"accept_sparse": "csr", "dtype": [np.float64, np.float32]}
+
+
+def _whole(fit: Method) -> Method:
+    """Let a method that trains have BLAS to itself, and leave no model of two halves.
+
+    If it raises, the estimator is what it was before.
+    """
+
+    @wraps(fit)
+    def fit_or_restore(self: Any, *arguments: Any, **named: Any) -> Any:
+        before = vars(self).copy()
+        try:
+            with layer.one_blas_thread():
+                return fit(self, *arguments, **named)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return cast(Method, fit_or_restore)
 
 
 class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
@@ -155,7 +177,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
 
     # Training -----------------------------------------------------------------------------------
 
-    @layer.one_blas_thread()
+    @_whole
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on all rows.
 
@@ -180,12 +202,12 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         self._choose(labels.classes_of(y, weight), multilabel=y.ndim == 2)
         task = self._task([self._coded(X, y, weight)])
         memory, start = task.new_memory(self.standardize), None
-        if self.warm_start and np.array_equal(before.get("classes_", []), self.classes_):
-            last = layer.parameters_of(self.coef_, self.intercept_, memory.origin)
-            start = last if last.shape == (task.rows.columns + 1, self._outputs) else None
+        alike = np.array_equal(before.get("classes_", []), self.classes_)
+        if self.warm_start and alike and self.coef_.shape == (self._outputs, task.rows.columns):
+            start = layer.parameters_of(self.coef_, self.intercept_, memory.origin)
         return self._learn(task, memory, start)
 
-    @layer.one_blas_thread()
+    @_whole
     def fit_batches(
         self,
         batches: Iterable[tuple[Any, ...]],
@@ -224,7 +246,18 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         >>> CrossEntropyClassifier().fit_batches(Halves(), ["no", "yes"]).predict([[2.5]])
         array(['yes'], dtype='<U3')
         """
-        self._choose(labels.given_classes(classes, np.empty(0)), multilabel=False)
+        if iter(batches) is batches:
+            raise ValueError(
+                "batches can be gone through once only; it must be a list, or an object that "
+                "begins anew each time"
+            )
+        found = labels.given_classes(classes, np.empty(0))
+        if not np.array_equal(found, np.asarray(classes)):
+            raise ValueError(
+                f"classes is {checks.listed(classes)}; it must be sorted, each label once: codes "
+                "are positions in it"
+            )
+        self._choose(found, multilabel=False)
         several: Iterable[Coded] = Each(batches, self._taken)
         task = self._task(list(several) if isinstance(batches, list) else several, ranks)
         self.n_features_in_ = task.rows.columns
@@ -232,7 +265,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
             del self.feature_names_in_
         return self._learn(task, task.new_memory(self.standardize), None, checkpoint)
 
-    @layer.one_blas_thread()
+    @_whole
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train on more rows without forgetting those before.
 
@@ -258,8 +291,8 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
             labels.given_classes(classes, y), self.classes_
         ):
             raise ValueError(
-                f"classes is {labels.listed(classes)}; "
-                f"in the first call it was {labels.listed(self.classes_)}"
+                f"classes is {checks.listed(classes)}; "
+                f"in the first call it was {checks.listed(self.classes_)}"
             )
         task = self._task([self._coded(X, y, weight)])
         if first:
@@ -298,6 +331,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         auto = "sigmoid" if multilabel or len(classes) == 2 else "softmax"
         self.loss_ = auto if self.loss == "auto" else self.loss
         self.classes_, self.multilabel_ = classes, multilabel
+        self._goal()  # raises what is wrong with another option before a look at all rows
 
     def _coded(self, X: Any, y: Array, weight: Float64 | None) -> Coded:
         """Return rows with labels as positions in the classes; an indicator matrix stays."""
@@ -323,6 +357,8 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
             totals = np.stack(
                 [totals[0] * per_class, np.full_like(per_class, totals[0] @ per_class)]
             )
+        if not totals.any():
+            raise ValueError("class_weight leaves no row a weight greater than zero")
         outputs = self._outputs
         blocks = Each(
             batches, Blocks(self.loss_, outputs, per_class if self.class_weight else None)
@@ -398,14 +434,14 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
             self.stop_reason_ = SEPARABLE
             advice = f"{by} can tell classes apart without error; use l2 > 0"
         if self.stop_reason_.startswith((SEPARABLE, "max_iter")):
-            warnings.warn(f"{self.stop_reason_}; {advice}", ConvergenceWarning, stacklevel=4)
+            warnings.warn(f"{self.stop_reason_}; {advice}", ConvergenceWarning, stacklevel=5)
 
     def _separated_by(self, task: Task) -> str:
         """Return what tells classes apart without error, empty if nothing is seen to."""
         columns = separation.separating_columns(task.rows, self._outputs)
         names = vars(self).get("feature_names_in_", np.arange(self.n_features_in_))[columns]
         if len(names):
-            return f"column {labels.listed(names)}" + (" (each alone)" if len(names) > 1 else "")
+            return f"column {checks.listed(names)}" + (" (each alone)" if len(names) > 1 else "")
         if separation.separates(task.rows, self.coef_.T, self.intercept_):
             return "the features together"
         return ""

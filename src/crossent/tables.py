@@ -60,7 +60,7 @@ def read_table(source: str | Path, text_columns: Collection[str] = ()) -> pa.Tab
         return _sample(str(source))
     path = Path(source)
     with _reading(path, samples=True) as kind:
-        table = _READ[kind](path, text_columns)
+        table = _without_views(_READ[kind](path, text_columns))
     _check_names(table.column_names, path)
     if table.num_rows == 0:
         raise ValueError(f"{path} has {table.num_columns} columns but no rows")
@@ -72,7 +72,7 @@ def write_table(table: pa.Table, path: Path) -> None:
     kind = _kind(path, "written")
     with replacing(path) as beside:
         if kind == "CSV":
-            delimiter = "\t" if path.suffix == ".tsv" else ","
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
             csv.write_csv(table, beside, csv.WriteOptions(delimiter=delimiter))
         elif kind == "Parquet":
             parquet.write_table(table, beside)
@@ -220,7 +220,8 @@ def batches(
             options = names, batch_rows, column_types or {}, use_threads
             for part, stream in _STREAM[kind](path, of_file, *options):
                 start = part.start
-                for data, done in stream:
+                for given, done in stream:
+                    data = _without_views(given)
                     for offset in range(0, data.num_rows, batch_rows):
                         yield Batch(part, start + offset, data.slice(offset, batch_rows), done)
                     start += data.num_rows
@@ -371,9 +372,10 @@ def _csv_bytes(path: Path) -> Iterator[tuple[pa.NativeFile, pa.NativeFile]]:
 
 
 def _first_line(path: Path) -> bytes:
+    """Return the first line that is not blank: those before are skipped."""
     with pa.input_stream(str(path), compression="detect") as stream:
         start = bytes(stream.read(1 << 20))
-    return start.split(b"\n", 1)[0]
+    return next((line for line in start.split(b"\n") if line.strip()), b"")
 
 
 def _delimiter(header: str) -> str:
@@ -443,6 +445,15 @@ def _validated(data: Any) -> Any:
     The reader takes what the file says of that as given; a place beyond it would end the process.
     """
     data.validate(full=True)
+    return data
+
+
+def _without_views(data: Any) -> Any:
+    """Return a table or batch whose text is plain: of views Arrow cannot yet take some rows."""
+    names = [field.name for field in data.schema if pa.types.is_string_view(field.type)]
+    for name in names:
+        place = data.schema.get_field_index(name)
+        data = data.set_column(place, name, data.column(place).cast(pa.string()))
     return data
 
 

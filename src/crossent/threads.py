@@ -166,8 +166,8 @@ def _keep_off_caller() -> None:
         return
     _avoided = here
     others = os.sched_getaffinity(0) - {here}
-    with suppress(OSError):  # forbidden to this process, or a helper that has just ended
-        for helper in _crew if others else ():
+    for helper in _crew if others else ():
+        with suppress(OSError):  # forbidden to this process, or the helper has just ended
             if helper.is_alive() and helper.native_id:
                 os.sched_setaffinity(helper.native_id, others)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from crossent import encoding, tables
+from crossent import checks, encoding, tables
 from crossent.cli.ranks import shared
 from crossent.distributed import Alone
 from crossent.encoding import Rows, Summary, TableEncoder
@@ -74,8 +74,10 @@ def in_memory(sources: Sequence[str], ranks: Alone) -> Tables:
     else:
         parts = tables.parts(sources)
         tables.common_schema(parts)
-        paths = [path for path, _ in groupby(parts, key=lambda part: part.path)]
-        found = [(str(path), tables.read_table(path)) for path in paths]
+        first = [next(group) for _, group in groupby(parts, key=lambda part: part.path)]
+        found = [(str(part.path), tables.read_table(part.path)) for part in first]
+        pairs = zip(first, found, strict=True)  # of CSV files, the types that all rows have
+        tables.common_schema(replace(part, schema=table.schema) for part, (_, table) in pairs)
 
     def read(columns: list[str], _: int) -> Iterator[Piece]:
         for name, table in found if ranks.rank == 0 else []:
@@ -167,10 +169,13 @@ class Data:
                 f"column {target!r} holds one class only, {next(iter(total))!r}; it takes two to "
                 "learn"
             )
+        if len({isinstance(label, str) for label in total}) > 1:
+            raise ValueError(encoding.mixed(target))
         labels = sorted(total)
         classes = np.array(labels, dtype=object if isinstance(labels[0], str) else None)
         counts, earlier = (np.array([c[x] for x in labels]) for c in (total, before or Counter()))
-        columns = [name for name in found.schema.names if name not in (target, *drop)]
+        names = Counter(found.schema.names)  # several columns may have none
+        columns = [name for name in names if name not in (target, *drop) and names[name] == 1]
         return cls(found, target, columns, share, seed, ranks, classes, counts, earlier)
 
     @property
@@ -248,11 +253,12 @@ def _target(found: Tables, target: str | None, drop: Sequence[str]) -> str:
     if target is None and found.source in tables.SAMPLES:
         target = tables.SAMPLE_TARGET
     if target is None:
-        raise ValueError(f"--target is missing; the columns are {named(names)}")
+        raise ValueError(f"--target is missing; the columns are {checks.listed(names)}")
     for option, name in (("--target", target), *(("--drop", name) for name in drop)):
         if name not in names:
             raise ValueError(
-                f"{option} is {name!r}; {found.source} has no such column but {named(names)}"
+                f"{option} is {name!r}; {found.source} has no such column but "
+                f"{checks.listed(names)}"
             )
     return target
 
@@ -291,12 +297,6 @@ def _random(seed: int, codes: Array, turns: Array) -> Array:
             z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             z ^= z >> np.uint64(31)
     return np.asarray(z >> np.uint64(2)).astype(np.int64)
-
-
-def named(names: list[str]) -> str:
-    """Return names for a message, not all of very many."""
-    shown = ", ".join(map(repr, names[:20]))
-    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"
 
 
 # Features ---------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ WORST = 5  # rows that are shown
 @click.option(
     "--valid",
     type=click.FloatRange(0, 1, max_open=True),
+    callback=output.no_nan,
     default=0.2,
     show_default=True,
     help="Share of the rows that is kept back to check with.",
@@ -104,9 +105,8 @@ def fit(
     with joined() as ranks:
         if resume and checkpoint is None:
             raise ValueError("--resume is given without --checkpoint DIR: resume from where?")
-        for path in (out, report):
-            if path is not None and ranks.rank == 0:
-                files.check_can_write(path)
+        if ranks.rank == 0:
+            files.check_results(source, **{"--out": out, "--report": report})
         keeper = (
             None if checkpoint is None else Checkpoint(checkpoint, checkpoint_every, resume, ranks)
         )
@@ -203,17 +203,17 @@ def _evaluate(data: Data, model: Model) -> Evaluation:
 
 
 def _introduce(data: Data, encoder: TableEncoder) -> None:
+    from crossent import checks
+
     click.echo(
         f"{data.source}: {data.learnt + data.kept} rows, {len(data.columns)} columns to learn "
         f"{data.target!r} from; {data.learnt} rows are learnt, {data.kept} kept to check"
     )
-    from crossent.cli.data import named
-
     by_reason: dict[str, list[str]] = {}
     for name, reason in encoder.left_out.items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
-        click.echo(f"left out, as it {reason}: {named(names)}")
+        click.echo(f"left out, as it {reason}: {checks.listed(names)}")
     click.echo(f"{len(encoder.feature_names)} features")
 
 

@@ -18,7 +18,14 @@ report_option = click.option(
 
 def on_terminal() -> bool:
     """Return whether someone looks at a terminal."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def no_nan(_: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Return a number within a range, which NaN is in for click."""
+    if math.isnan(value):
+        raise click.BadParameter("nan is not in the range.", param=parameter)
+    return value
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:

@@ -80,8 +80,8 @@ def score(
     from crossent.scoring import Scoring
 
     with joined() as ranks:
-        if report is not None and ranks.rank == 0:
-            files.check_can_write(report)
+        if ranks.rank == 0:
+            files.check_results(table, **{"--report": report})
         if (probabilities is None) == (logits is None):
             raise ValueError(
                 "give --probabilities or --logits, one of them: what columns hold is not guessed"
