@@ -508,6 +508,14 @@ def test_several_decisions_are_differentiable_in_targets_and_weights(reduction: 
     assert gradcheck(loss, (p.requires_grad_(), w.requires_grad_()))
 
 
+def test_several_decisions_of_which_none_is_left() -> None:
+    module = LinearCrossEntropyLoss(5, 7, out_features=(2,))
+    loss = module(torch.randn(3, 5), torch.full((3, 2), -100))
+    loss.backward()
+    assert loss == 0.0
+    assert module.linear.weight.grad.abs().max() == 0.0
+
+
 def test_several_decisions_take_narrow_indices() -> None:
     module = LinearCrossEntropyLoss(5, 7, out_features=(2,), dtype=torch.float64)
     y = torch.randint(7, (N, 2))

@@ -7,7 +7,7 @@ What is scikit-learn's lies here: options, attributes, conventions. The rows it 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Any, Self, TypeVar, cast
 
@@ -44,9 +44,9 @@ _FEATURES = {"accept_sparse": "csr", "dtype": [np.float64, np.float32]}
 
 
 def _whole(fit: Method) -> Method:
-    """Let a method that trains have BLAS to itself, and leave no model of two halves.
+    """Let a method train with BLAS kept to one thread, and as a whole or not at all.
 
-    If it raises, the estimator is what it was before.
+    If it raises, the estimator is what it was before: no model is made of two fits.
     """
 
     @wraps(fit)
@@ -246,7 +246,7 @@ class CrossEntropyClassifier(ClassifierMixin, BaseEstimator):
         >>> CrossEntropyClassifier().fit_batches(Halves(), ["no", "yes"]).predict([[2.5]])
         array(['yes'], dtype='<U3')
         """
-        if iter(batches) is batches:
+        if isinstance(batches, Iterator):
             raise ValueError(
                 "batches can be gone through once only; it must be a list, or an object that "
                 "begins anew each time"

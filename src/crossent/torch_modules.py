@@ -331,7 +331,8 @@ class LinearCrossEntropyLoss(torch.nn.modules.loss._WeightedLoss):
         if self.reduction == "none":
             return each.reshape(n, *self.out_features)
         divisor = self._divisor(y, w) if given is None else each.new_tensor(given)
-        return torch.where(divisor == 0, 0.0, each.sum() / divisor).to(each.dtype)
+        some = torch.where(divisor == 0, 1.0, divisor)  # nothing left to average gives 0
+        return (each.sum() / some).to(each.dtype)
 
     def _check_many(self, input: Tensor, target: Any) -> None:
         """Raise unless features are rows, and targets have the axes of all decisions."""
