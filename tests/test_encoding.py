@@ -32,6 +32,8 @@ WORDS = {
 }
 TABLE = pa.table({**NUMBERS, **WORDS})
 
+DAY = datetime.date(2020, 1, 1)
+
 
 def by_scikit_learn(table: pa.Table, learnt: pa.Table) -> Any:
     """Return the features as scikit-learn makes them without any record."""
@@ -138,10 +140,25 @@ def test_a_column_without_a_type_is_as_in_other_tables() -> None:
 
 def test_a_column_of_two_kinds_is_refused() -> None:
     words, numbers = pa.table({"a": ["x", "y"]}), pa.table({"a": [1.0, 2.0]})
-    for pair in ((words, numbers), (numbers, words)):
+    days = pa.table({"a": [DAY, DAY]})
+    for pair in permutations((words, numbers, days), 2):
         one, other = map(Summary.of, pair)
-        with pytest.raises(ValueError, match="column 'a' is text in some tables and numbers in"):
+        with pytest.raises(ValueError, match=r"column 'a' is \w+ in some tables and \w+ in others"):
             one + other
+
+
+def test_dates_stay_dates_and_numbers_numbers() -> None:
+    days = pa.table({"a": [DAY, datetime.date(2021, 2, 3)]})
+    numbers, nothing = pa.table({"a": [1.0, 2.0]}), pa.table({"a": pa.nulls(2)})
+    for learnt, other, said in ((days, numbers, "dates"), (numbers, days, "plain numbers")):
+        encoder = TableEncoder.fit(learnt)
+        with pytest.raises(ValueError, match=f"the model was fitted on {said} there"):
+            encoder.transform(other)
+        assert (encoder.transform(nothing) == 0).all()
+        earlier = {
+            name: each for name, each in encoder.record["numbers"].items() if name != "dates"
+        }
+        assert TableEncoder({"numbers": earlier, "text": {}}).transform(other).shape == (2, 1)
 
 
 def test_more_different_words_than_can_be_counted_are_left_out(
@@ -300,9 +317,6 @@ def test_labels_keep_their_type(column: pa.Array, kind: str) -> None:
 
 def test_a_label_of_minus_zero_is_zero() -> None:
     assert label_counts(pa.table({"y": [0.0, -0.0, 1.0, 0.0]}), "y") == {0.0: 3, 1.0: 1}
-
-
-DAY = datetime.date(2020, 1, 1)
 
 
 @pytest.mark.parametrize(

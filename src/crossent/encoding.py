@@ -35,9 +35,10 @@ class TableEncoder:
     Parameters
     ----------
     record : dict
-        "numbers": names of columns, the value put in for a missing one, whether missing is
-        flagged, and mean and scale of all resulting features. "text": for each column the values
-        that have a feature, None for missing. Plain lists, numbers and strings throughout.
+        "numbers": names of columns, whether they hold dates, the value put in for a missing one,
+        whether missing is flagged, and mean and scale of all resulting features. "text": for each
+        column the values that have a feature, None for missing. Plain lists, numbers and strings
+        throughout.
 
     Attributes
     ----------
@@ -53,6 +54,7 @@ class TableEncoder:
         numbers = record["numbers"]
         self._fill, self._flagged = np.array(numbers["fill"]), np.array(numbers["flagged"], bool)
         self._mean, self._scale = np.array(numbers["mean"]), np.array(numbers["scale"])
+        self._dates = numbers.get("dates")  # an earlier record does not know
         self._words = {name: pa.array(each, pa.string()) for name, each in record["text"].items()}
 
     @classmethod
@@ -143,6 +145,8 @@ class TableEncoder:
         """Write and return the features that are numbers, and the flags of missing ones."""
         flag = len(self._fill)
         for j, name in enumerate(self.record["numbers"]["names"]):
+            if self._dates is not None:
+                _check_kind(name, table[name].type, self._dates[j])
             values = _numbers(name, table[name], row)
             gaps = np.isnan(values)
             features[:, j] = values - self._mean[j]
@@ -153,6 +157,15 @@ class TableEncoder:
                 flag += 1
         features /= self._scale
         return features
+
+
+def _check_kind(name: str, kind: pa.DataType, dates: bool) -> None:
+    """Raise unless a column holds dates where the model was fitted on dates, else none."""
+    if pa.types.is_temporal(kind) != dates and not (pa.types.is_null(kind) or _is_text(kind)):
+        raise ValueError(
+            f"column {name!r} has type {kind}; the model was fitted on "
+            f"{'dates' if dates else 'plain numbers'} there"
+        )
 
 
 def _positions(column: pa.ChunkedArray, values: pa.Array) -> Array:
@@ -175,8 +188,9 @@ def _one_hot(positions: Array, width: int) -> Any:
 class Numbers:
     """The numbers of a column: how many rows and how many known ones, and their moments.
 
-    `spread` is the sum of squared distances from the mean. Source of the addition: Chan, Golub
-    and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979).
+    Dates are numbers, too, but are not mixed with others. `spread` is the sum of squared distances
+    from the mean. Source of the addition: Chan, Golub and LeVeque, Updating formulae and a pairwise
+    algorithm for computing sample variances (1979).
     """
 
     rows: int
@@ -185,17 +199,23 @@ class Numbers:
     spread: float
     low: float
     high: float
+    dates: bool = False
 
     @classmethod
-    def of(cls, values: Array) -> Self:
+    def of(cls, values: Array, dates: bool = False) -> Self:
         """Return those of an array, NaN where missing."""
         known = values[~np.isnan(values)]
         if not known.size:
             return cls(len(values), 0, 0.0, 0.0, np.inf, -np.inf)
         mean = known.mean()
         spread = np.square(known - mean).sum()
-        moments = map(float, (mean, spread, known.min(), known.max()))
-        return cls(len(values), len(known), *moments)
+        mean, spread, low, high = map(float, (mean, spread, known.min(), known.max()))
+        return cls(len(values), len(known), mean, spread, low, high, dates)
+
+    @property
+    def kind(self) -> str:
+        """Return what the column holds, empty if nothing is known of it."""
+        return ("dates" if self.dates else "numbers") if self.known else ""
 
     def __add__(self, other: Numbers | Words) -> Numbers | Words:
         if isinstance(other, Words):
@@ -210,6 +230,7 @@ class Numbers:
             self.spread + other.spread + self.known * share * away**2,
             min(self.low, other.low),
             max(self.high, other.high),
+            self.dates or other.dates,
         )
 
     def scale(self) -> float:
@@ -225,6 +246,7 @@ class Words:
 
     rows: int
     counts: Counter[str | None] | None
+    kind = "text"
 
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> Self:
@@ -277,26 +299,25 @@ class Summary:
         Raises
         ------
         ValueError
-            For a column that is text in one and numbers in the other.
+            For a column that is text in one and numbers in the other, or dates.
         """
         for name, each in self.columns.items():
-            pair = (each, other.columns[name])
-            kinds = {type(one) for one in pair if isinstance(one, Words) or one.known}
-            if len(kinds) > 1:
-                raise ValueError(mixed(name))
+            kinds = each.kind, other.columns[name].kind
+            if all(kinds) and kinds[0] != kinds[1]:
+                raise ValueError(mixed(name, *kinds))
         columns = self.columns.items()
         return Summary({name: each + other.columns[name] for name, each in columns})
 
 
-def mixed(name: str) -> str:
+def mixed(name: str, one: str, other: str) -> str:
     """Return what is wrong with a column of two kinds."""
-    return f"column {name!r} is text in some tables and numbers in others; it must be one of them"
+    return f"column {name!r} is {one} in some tables and {other} in others; it must be one of them"
 
 
 def _summary_of(name: str, column: pa.ChunkedArray, row: Rows) -> Numbers | Words:
     if _is_text(column.type):
         return Words.of(column)
-    return Numbers.of(_numbers(name, column, row))
+    return Numbers.of(_numbers(name, column, row), pa.types.is_temporal(column.type))
 
 
 def _useless(name: str, column: Numbers | Words) -> str:
@@ -328,6 +349,7 @@ def _record_of(columns: dict[str, Numbers]) -> Record:
     shares = [1 - each.known / each.rows for each in flags]
     return {
         "names": list(columns),
+        "dates": [each.dates for each in columns.values()],
         "fill": [each.mean for each in columns.values()],
         "flagged": [each.known < each.rows for each in columns.values()],
         "mean": [*(each.mean for each in columns.values()), *shares],

@@ -170,7 +170,7 @@ class Data:
                 "learn"
             )
         if len({isinstance(label, str) for label in total}) > 1:
-            raise ValueError(encoding.mixed(target))
+            raise ValueError(encoding.mixed(target, "text", "numbers"))
         labels = sorted(total)
         classes = np.array(labels, dtype=object if isinstance(labels[0], str) else None)
         counts, earlier = (np.array([c[x] for x in labels]) for c in (total, before or Counter()))
