@@ -581,8 +581,9 @@ def test_bad_shapes_of_features() -> None:
     module = LinearCrossEntropyLoss(5, 7, out_features=(2,))
     with pytest.raises(TypeError, match="input is a ndarray; it must be a tensor"):
         module(np.zeros((3, 5)), torch.zeros(3, 2, dtype=torch.int64))
+    array: Any = X
     with pytest.raises(TypeError, match="features is a ndarray; it must be a tensor"):
-        head_statistics(X, tensor(W), targets("indices"))  # type: ignore[arg-type]
+        head_statistics(array, tensor(W), targets("indices"))
 
 
 def test_options_of_a_module_are_checked_when_it_is_made() -> None:

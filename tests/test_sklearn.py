@@ -700,7 +700,7 @@ def test_a_warning_names_the_line_that_calls() -> None:
 def test_a_warm_start_with_other_columns_starts_anew() -> None:
     X, y = rows(classes=3)
     model = CrossEntropyClassifier(warm_start=True).fit(X, y).fit(X[:, :2], y)
-    assert model.coef_ == pytest.approx(CrossEntropyClassifier().fit(X[:, :2], y).coef_, abs=1e-3)
+    assert (model.coef_ == CrossEntropyClassifier().fit(X[:, :2], y).coef_).all()
 
 
 def test_batches_and_classes_that_fit_batches_cannot_take() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def check_can_write(path: Path) -> None:
         raise OSError(f"{path} cannot be written: it is no regular file, which could be replaced")
 
 
-def check_results(sources: Iterable[str | Path], **results: Path | None) -> None:
+def check_results(sources: Iterable[str | Path], results: Mapping[str, Path | None]) -> None:
     """Raise unless every result, by the name of its option, can be written to a file of its own.
 
     Raises

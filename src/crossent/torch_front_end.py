@@ -256,9 +256,9 @@ def _check_out(out: Any, logits: Tensor) -> None:
         )
     if torch._debug_has_internal_overlap(out) == 1:
         raise ValueError("out has elements that share memory; it must have its own for each")
-    given, wanted = (_likeness(tensor) for tensor in (out, logits))
-    if given != wanted:
-        raise ValueError(f"out has {given}; it must be like logits, {wanted}")
+    alike = out.shape == logits.shape and out.dtype == logits.dtype
+    if not (alike and out.device == logits.device):
+        raise ValueError(f"out has {_likeness(out)}; it must be like logits, {_likeness(logits)}")
 
 
 def _likeness(tensor: Tensor) -> str:

@@ -174,7 +174,7 @@ class Data:
         labels = sorted(total)
         classes = np.array(labels, dtype=object if isinstance(labels[0], str) else None)
         counts, earlier = (np.array([c[x] for x in labels]) for c in (total, before or Counter()))
-        names = Counter(found.schema.names)  # several columns may have none
+        names = Counter(found.schema.names)  # several columns may have no name
         columns = [name for name in names if name not in (target, *drop) and names[name] == 1]
         return cls(found, target, columns, share, seed, ranks, classes, counts, earlier)
 

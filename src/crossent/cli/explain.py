@@ -50,10 +50,8 @@ def explain(scores: str, target: str, loss: str) -> None:
     slope = _finite_differences(lambda moved: error(moved[None], c[None]), s)
     softmax = error.activation_name == "softmax"
     _print_links(softmax, s, c, chain, fused[0], slope)
-    of_logarithms = (
-        "" if error.name == "quadratic_cost" else f" nats = {value / math.log(2):.6g} bits"
-    )
-    click.echo(f"\nerror  {value:.6g}{of_logarithms}\n")
+    units = "" if loss == "quadratic_cost" else f" nats = {value / math.log(2):.6g} bits"
+    click.echo(f"\nerror  {value:.6g}{units}\n")
     if softmax:
         _print_jacobian(chain.dp_ds[0])
     click.echo(_verdict(loss, chain.p[0], c, fused[0]))

@@ -106,7 +106,7 @@ def fit(
         if resume and checkpoint is None:
             raise ValueError("--resume is given without --checkpoint DIR: resume from where?")
         if ranks.rank == 0:
-            files.check_results(source, **{"--out": out, "--report": report})
+            files.check_results(source, {"--out": out, "--report": report})
         keeper = (
             None if checkpoint is None else Checkpoint(checkpoint, checkpoint_every, resume, ranks)
         )

@@ -26,7 +26,7 @@ def predict(model: Path, table: str, out: Path) -> None:
 
     from crossent import files, model_file, tables
 
-    files.check_results((model, table), **{"--out": out})
+    files.check_results((model, table), {"--out": out})
     fitted = model_file.load(model)
     if fitted.encoder is None:
         raise ValueError(f"{model} was saved from an array; it names no columns to look for")

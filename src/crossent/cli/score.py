@@ -81,7 +81,7 @@ def score(
 
     with joined() as ranks:
         if ranks.rank == 0:
-            files.check_results(table, **{"--report": report})
+            files.check_results(table, {"--report": report})
         if (probabilities is None) == (logits is None):
             raise ValueError(
                 "give --probabilities or --logits, one of them: what columns hold is not guessed"

@@ -40,9 +40,10 @@ from crossent.kernels.rows import (
 )
 from crossent.kernels.sums import sum_of
 
-# What differences of scores are multiplied by, to be put right in the end: that of the largest and
-# the least float32 is no float32, nor is a sum of as many as a block holds. Of masses as they are,
-# which sum to 1, the loss itself would be none; there the least mass counts.
+# What differences of scores are multiplied by, to be put right in the end. The largest float32 less
+# the least one is beyond float32: half of it is not. Nor is a sum of as many as a block holds, made
+# SMALLER. Where rows bring masses of their own, HALF does: a sum beyond float32 is the loss itself,
+# and the less a product with a small mass is made, the more digits it keeps.
 SMALLER = 2.0**-10
 HALF = 0.5
 

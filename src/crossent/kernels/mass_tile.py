@@ -35,7 +35,7 @@ from crossent.kernels.tile import (
 )
 
 FOLD = 2  # classes summed in their own type and then exactly: each addition costs half an ulp
-SMALLER = 0.125  # of differences: so many of the largest and the least float32 are a float32
+SMALLER = 0.125  # what differences of scores are multiplied by, so that FOLD add up to a float32
 WIDE_FOLD = 8  # float64: sums that are made before they are added exactly
 
 
