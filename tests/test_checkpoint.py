@@ -50,8 +50,8 @@ def fitted(
         if progress.iteration == stop:
             raise StoppedError
 
-    resume = options.pop("resume", False)
-    keeper = None if folder is None else Checkpoint(folder, 3, resume)
+    resume, every = options.pop("resume", False), options.pop("every", 3)
+    keeper = None if folder is None else Checkpoint(folder, every, resume)
     model = CrossEntropyClassifier(callback=callback, **{"tol": 1e-7, **options})
     return model.fit_batches(given, ["a", "b", "c"], checkpoint=keeper)
 
@@ -98,9 +98,10 @@ def test_what_stands_behind_a_gap_is_forgotten(tmp_path: Path) -> None:
     files = sorted(kept.glob("answers-*"))
     assert len(files) > 3
     files[1].unlink()
-    for _ in range(2):
-        again = fitted(given, kept, resume=True)
+    for every in (1000, 3):  # all that is new in one file, with none of the old ones behind it
+        again = fitted(given, kept, resume=True, every=every)
         assert (again.coef_ == whole.coef_).all()
+        assert sorted(kept.glob("answers-*")) == files[:2]
     (kept / JOB).unlink()
     with pytest.raises(FileExistsError, match="holds a checkpoint already"):
         fitted(given, kept)
