@@ -113,8 +113,8 @@ MUTANTS = (
     Mutant(
         "that shares which are all tiny make bad sums",
         "kernels/tile.py",
-        "single or largest(share[:count]) < SMALL",
-        "single",
+        "if largest(share[:count]) < SMALL:",
+        "if largest(share[:count]) < 0.0:",
         "test_accuracy.py::test_many_rows_deep_in_the_tail[3]",
     ),
     Mutant(

@@ -392,7 +392,7 @@ def _softmax(
     z: Array, softcap: float | None, temperature: float, logarithm: bool, lse: Array, p: Array
 ) -> None:
     sum_over_parts(
-        lambda z, lse, p, sums: softmax_rows(z, softcap or 0.0, temperature, logarithm, lse, p),
+        lambda z, lse, p, sums: softmax_rows(z, softcap, temperature, logarithm, lse, p),
         *(bits(z), lse, bits(p)),
     )
 

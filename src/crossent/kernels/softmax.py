@@ -40,7 +40,7 @@ def softmax_rows(logits, softcap, temperature, logarithm, lse, out):
         for i in range(m.size):
             log_total[i] = log1p(sums[0, i] + (sums[1, i] - 1.0))
         for i in range(stop - start):
-            infinite = softcap == 0.0 and reaches_infinity(logits[start + i], m[i])
+            infinite = softcap is None and reaches_infinity(logits[start + i], m[i])
             lse[start + i] = np.inf if infinite else m[i] + log_total[i]
         if out.size:
             finish(work, m, sums, log_total, logarithm)
@@ -51,8 +51,8 @@ def softmax_rows(logits, softcap, temperature, logarithm, lse, out):
 
 @device
 def soften(scores, softcap, sharpness):
-    """Replace logits by softcap tanh(logits / softcap) * sharpness."""
-    if softcap > 0.0:
+    """Replace logits by softcap tanh(logits / softcap) * sharpness; without a cap by their own."""
+    if softcap is not None:
         for i in range(scores.size):
             scores[i] = softcap * tanh(scores[i] * (1.0 / softcap))
     if sharpness != 1.0:

@@ -95,22 +95,39 @@ def report(count, terms, tile, lanes, losses):
 def report_losses(gap, share, others, lower, row_weight, count, tile, lanes, losses):
     """Report losses gap + ln(1 + share), weighed; overwrite both.
 
-    share is others * lower where the gap is 0, rounded. Where nobody asks for single losses, the
-    logarithm of a product does for many rows of float32, unless all shares are too small for it.
+    share is others * lower where the gap is 0, rounded.
     """
-    single = losses.size > 0 or row_weight.size > 0 or tile.itemsize == 8
-    if single or largest(share[:count]) < SMALL:
+    if losses.size or row_weight.size or not report_product(gap, share, count, tile, lanes):
         loss = lanes[LOSS : LOSS + gap.size]
         put_losses(gap, share, others, lower, loss)
         weigh_losses(row_weight, loss)
         report(count, 1, tile, lanes, losses)
-    else:
+
+
+def report_product(gap, share, count, tile, lanes):
+    """Report the sum of losses, by few logarithms of products; return whether that was possible.
+
+    It is for float32, which leaves float64 room for them, unless all shares are too small.
+    """
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(report_product)
+def _report_product(gap, share, count, tile, lanes):
+    def of_float32(gap, share, count, tile, lanes):
+        if largest(share[:count]) < SMALL:
+            return False
         total, step = sum_of(gap[:count]), ROOM if tile.shape[0] <= FEW else ROOM // 2
         for start in range(0, count, step):
             rows = min(step, count - start)
             total += sum_of_logarithms(share[start : start + step], rows)
         total = add_exactly(lanes[LOSS_SUM], lanes[LOSS_LOST], total)
         lanes[LOSS_SUM], lanes[LOSS_LOST] = total
+        return True
+
+    if tile.dtype == types.float32:
+        return of_float32
+    return lambda gap, share, count, tile, lanes: False
 
 
 @device
