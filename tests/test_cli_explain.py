@@ -89,6 +89,15 @@ def test_the_verdict_is_what_the_numbers_say(loss: str, scores: str, target: str
     assert ("it is twice that" in shown) == (twice and not holds)
 
 
+@pytest.mark.parametrize(
+    ("loss", "scores", "target"),
+    [("quadratic_cost", "0", "0.5"), ("softmax_binary_cross_entropy", "1,1", "0.5,0.5")],
+)
+def test_what_does_not_hold_may_not_show(loss: str, scores: str, target: str) -> None:
+    shown = explain(scores, "--target", target, "--loss", loss)
+    assert "does not hold, though these scores do not show it" in shown
+
+
 def test_the_tail_is_kept_in_every_column() -> None:
     shown = explain("60,0,0", "--target", "0")
     for name in ("in one step", "finite differences"):

@@ -246,6 +246,7 @@ TABLES: list[tuple[str, str, str]] = [
     ("a,y\n1,x\n1,z\n", "y", "no column is left to learn from: 'a' is 1 in every row"),
     ("a,y\n1,x\n2,\n", "y", "column 'y' is the target and has no label in row 1 (and 0 more)"),
     ("a,y\n1,0.5\n2,1.5\n", "y", "column 'y' holds fractions, such as 0.5 in row 0"),
+    (f"a,y\n1,7\n2,{2**64 - 1}\n", "y", "column 'y' holds 1.8446744073709552e+19 in row 1; "),
     ("a,y\n1,x\n2,z\n", "Y", "--target is 'Y'; t.csv has no such column but 'a', 'y'"),
     ("a,y\n1,x\ninf,z\n3,x\n", "y", "column 'a' holds inf in row 1; it must be finite"),
     ("a,a,y\n1,2,x\n2,3,z\n", "y", "t.csv has more than one column 'a'; names must differ"),

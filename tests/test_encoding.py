@@ -326,6 +326,7 @@ def test_a_label_of_minus_zero_is_zero() -> None:
         ([1, None], "column 'y' is the target and has no label in row 1 (and 0 more)"),
         ([1.0, float("nan")], "column 'y' is the target and has no label in row 1"),
         ([1.0, 2.5], "column 'y' holds fractions, such as 2.5 in row 1: an amount, not a class"),
+        ([1.0, 2.0**53], "column 'y' holds 9007199254740992.0 in row 1; floats from 2**53 on, "),
         ([[1], [2]], "column 'y' is the target and has type list<"),
         (
             [DAY, DAY],

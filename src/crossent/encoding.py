@@ -23,6 +23,7 @@ Array = NDArray[Any]
 Record = dict[str, Any]
 Rows = Callable[[int], str]  # names a row of a table, for a message
 
+INEXACT = 2.0**53  # from here on, a float stands for more than one whole number
 LEAST_ROWS = 2  # with a text value, to give it a feature: one row alone teaches nothing general
 MOST_WORDS = 1 << 17  # different ones of a column: more are counted no further
 LARGEST = 1e100  # number of a column, in magnitude: sums of squares stay finite
@@ -423,6 +424,13 @@ def _whole(name: str, values: Array, row: Rows) -> pa.Array:
         raise ValueError(
             f"column {name!r} holds fractions, such as {values[first]} in {row(first)}: an amount, "
             "not a class"
+        )
+    blurred = np.abs(values) >= INEXACT
+    if blurred.any():
+        first = int(blurred.argmax())
+        raise ValueError(
+            f"column {name!r} holds {values[first]} in {row(first)}; floats from 2**53 on, such as "
+            "a CSV file's integers from 2**63 on become, stand for several labels; make text of it"
         )
     return pa.array(values + 0.0, from_pandas=True)  # + 0.0: one zero only
 

@@ -132,6 +132,7 @@ def _print_jacobian(jacobian: Array) -> None:
 def _verdict(loss: str, p: Array, c: Array, gradient: Array) -> str:
     """Return whether the gradient is output minus target, and why."""
     furthest = float(abs(gradient - (p - c)).max())
+    apart = f"by up to {furthest:.3g}" if furthest else "though these scores do not show it"
     if loss == "cross_entropy":
         if math.isclose(c.sum(), 1.0, rel_tol=1e-9):
             return (
@@ -139,7 +140,7 @@ def _verdict(loss: str, p: Array, c: Array, gradient: Array) -> str:
                 "denominators of this error's dE/dp_j = -c_j/p_j, and the targets sum to 1."
             )
         return (
-            f"dE/ds = p - c does not hold, by up to {furthest:.3g}: the targets sum to "
+            f"dE/ds = p - c does not hold, {apart}: the targets sum to "
             f"{c.sum():.6g}, and the gradient is (sum of c) p - c."
         )
     if loss == "binary_cross_entropy":
@@ -149,17 +150,17 @@ def _verdict(loss: str, p: Array, c: Array, gradient: Array) -> str:
         )
     if loss == "quadratic_cost":
         return (
-            f"dE/dz = a - y does not hold, by up to {furthest:.3g}: nothing cancels the sigmoid's "
+            f"dE/dz = a - y does not hold, {apart}: nothing cancels the sigmoid's "
             "da/dz = a (1 - a), which slows learning down where the output is near 0 or 1."
         )
-    return _two_term_verdict(p, c, gradient, furthest)
+    return _two_term_verdict(p, c, apart)
 
 
-def _two_term_verdict(p: Array, c: Array, gradient: Array, furthest: float) -> str:
+def _two_term_verdict(p: Array, c: Array, apart: str) -> str:
     twice = len(p) == 2 and math.isclose(c.sum(), 1.0, rel_tol=1e-9)
     exactly = " (it is twice that, as always for two classes)" if twice else ""
     return (
-        f"dE/ds = p - c does not hold, by up to {furthest:.3g}{exactly}: with u = (p - c)/(1 - p) "
+        f"dE/ds = p - c does not hold, {apart}{exactly}: with u = (p - c)/(1 - p) "
         "the gradient is u_k - p_k (sum of u). To reach p - c one has to drop the off-diagonal "
         "terms of dp/ds, as if the outputs did not depend on each other."
     )
