@@ -7,6 +7,7 @@ their own.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import shutil
 import subprocess
@@ -171,3 +172,22 @@ def test_a_change_in_any_file_of_the_kernels_is_compiled(tmp_path: Path) -> None
     intrinsics.write_text(text.replace("llvm.fabs", "llvm.rint"), encoding="utf-8")
     changed = value(SIGMOID, cache, PYTHONPATH=str(packages))
     assert abs(changed - EXPECTED) > 1e-3
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_compiling_leaves_the_garbage_collector_as_it_was(
+    collecting: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossent.kernels.compiler import kernel
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    doubled, wrong = kernel(lambda x: 2 * x), kernel(lambda x: x.no_such_thing)
+    (gc.enable if collecting else gc.disable)()
+    try:
+        assert doubled(3) == 6
+        assert gc.isenabled() is collecting
+        with pytest.raises(numba.TypingError, match="no_such_thing"):
+            wrong(3)
+        assert gc.isenabled() is collecting
+    finally:
+        gc.enable()
