@@ -77,7 +77,9 @@ def test_digits_in_time_and_as_good_as_promised(tmp_path: Path) -> None:
     assert outputs[0] == outputs[1]
     assert float(re.findall(r"^accuracy  (\S+)", outputs[0], re.MULTILINE)[0]) >= 0.94
     assert float(re.findall(r"^cross-entropy +(\S+)", outputs[0], re.MULTILINE)[0]) <= 0.25
-    assert seconds[0] < 20
+    # Other users of a machine may slow down all it does by half, for minutes: so 20 s count at the
+    # pace at which the second run takes at most 3.5 s, as it does where nobody disturbs it.
+    assert seconds[0] < 20 * max(1.0, seconds[1] / 3.5)
     assert seconds[1] < 5
 
 
