@@ -53,6 +53,13 @@ TRICKS = (
         f"10 {FIRST}",
     ),
     Trick(
+        "no garbage collector while a kernel is compiled",
+        "it looks over hundreds of thousands of objects again and again, and finds next to nothing",
+        "compiler.py",
+        (("        gc.disable()\n", ""),),
+        f"10 {FIRST}",
+    ),
+    Trick(
         "`borrowed` arrays",
         "Numba counts references to an array's owner, atomically, for every row that is sliced off",
         "long_rows.py",

@@ -57,10 +57,10 @@ class _PartCompiler(Compiler):
 
 
 class _KernelCompiler(Compiler):
-    """Compiles an entry point, and nobody looks for garbage meanwhile: a tenth of what it takes.
+    """Compiles an entry point, and nobody looks for garbage meanwhile.
 
-    Of the hundred thousands of objects that make up a kernel, next to none is garbage before its
-    end.
+    Of the hundreds of thousands of objects that make up a kernel, next to none is garbage before
+    its end.
     """
 
     def compile_extra(self, function):

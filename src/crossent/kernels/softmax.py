@@ -51,7 +51,7 @@ def softmax_rows(logits, softcap, temperature, logarithm, lse, out):
 
 @device
 def soften(scores, softcap, sharpness):
-    """Replace logits by softcap tanh(logits / softcap) * sharpness; without a cap by their own."""
+    """Replace logits by softcap tanh(logits / softcap) * sharpness; None caps nothing."""
     if softcap is not None:
         for i in range(scores.size):
             scores[i] = softcap * tanh(scores[i] * (1.0 / softcap))
