@@ -23,6 +23,8 @@ from numba.extending import overload
 _SOURCES = sorted(Path(__file__).parent.glob("*.py"))
 _DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
 
+WIDE = '"prefer-vector-width"="512"'
+
 
 def _unique_name(pattern: str, number: int) -> str:
     """Return a file's name that nobody else draws.
@@ -56,6 +58,19 @@ class _PartCompiler(Compiler):
         return super().compile_extra(function)
 
 
+class _Kernel(JITCodeLibrary):
+    """An entry point's code, in vectors as wide as there are.
+
+    LLVM takes half of 512 bits on most of Intel's processors: a short burst of wider ones would
+    slow the first of them down for longer than it lasted. A kernel is no short burst.
+    """
+
+    def add_ir_module(self, ir_module):
+        for function in ir_module.functions:
+            set.add(function.attributes, WIDE)  # which knows no attribute with a value by itself
+        super().add_ir_module(ir_module)
+
+
 class _KernelCompiler(Compiler):
     """Compiles an entry point, and nobody looks for garbage meanwhile.
 
@@ -64,6 +79,8 @@ class _KernelCompiler(Compiler):
     """
 
     def compile_extra(self, function):
+        self.state.library = _Kernel(self.state.targetctx.codegen(), function.__qualname__)
+        self.state.library.enable_object_caching()
         collecting = gc.isenabled()
         gc.disable()
         try:
