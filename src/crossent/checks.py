@@ -164,13 +164,13 @@ def targets(value: Any, logits_shape: tuple[int, ...], axis: int) -> Array:
                 f"classes on axis {axis}; class indices must have shape {row_shape}"
             )
         return _signed(array, logits_shape[axis])
-    probabilities = _probability_type(array, "class indices")
+    _check_probability_type(array, "class indices")
     if array.shape != logits_shape:
         raise ValueError(
             f"targets has shape {array.shape} and dtype {array.dtype}; probabilities must have "
             f"the shape of logits, {logits_shape}"
         )
-    return probabilities
+    return array
 
 
 def _signed(indices: Array, classes: int) -> NDArray[np.int64]:
@@ -189,7 +189,7 @@ def binary_targets(value: Any, logits_shape: tuple[int, ...]) -> Array:
     """Return sigmoid targets: 0 and 1, or probabilities, of the logits' shape."""
     array = as_array("targets", value)
     if array.dtype.kind not in "iub":
-        array = _probability_type(array, "0 and 1")
+        _check_probability_type(array, "0 and 1")
     if array.shape != logits_shape:
         raise ValueError(
             f"targets has shape {array.shape}; it must have the shape of logits, {logits_shape}"
@@ -197,13 +197,12 @@ def binary_targets(value: Any, logits_shape: tuple[int, ...]) -> Array:
     return array
 
 
-def _probability_type(array: Array, otherwise: str) -> Array:
+def _check_probability_type(array: Array, otherwise: str) -> None:
     if not _is_floating(array.dtype):
         raise TypeError(
             f"targets has dtype {array.dtype}; it must be integer ({otherwise}) "
             "or floating (probabilities)"
         )
-    return array.astype(np.float32) if array.dtype.itemsize == 2 else array
 
 
 def bad_index(targets: Array, classes: int, ignore_index: int) -> ValueError:

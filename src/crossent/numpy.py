@@ -75,8 +75,9 @@ class Problem:
 
     @property
     def targets(self) -> Array:
-        """Targets of which all indices are classes."""
-        return self._settled[0]
+        """Targets of which all indices are classes; float32 ones of a half type."""
+        y = self._settled[0]
+        return y.astype(np.float32) if y.dtype.itemsize == 2 else y
 
     @property
     def weights(self) -> Array:
@@ -103,7 +104,7 @@ class Problem:
         totals = sum_over_parts(
             partial(self.kernel, scale),
             bits(self.logits),
-            self.given_targets,
+            bits(self.given_targets),
             self.given_weights,
             NO_ROW if losses is None else losses,
             bits(np.empty((0, 0), self.logits.dtype) if gradient is None else gradient),
@@ -323,7 +324,8 @@ def _sigmoid_problem(loss: Any, logits: Array, targets: Any, sample_weight: Any)
     weights = checks.sample_weight(sample_weight, sample_shape, logits.shape)
     outputs = logits.shape[-1] if logits.ndim > 1 else 1
     z = as_outputs(logits, outputs)
-    y = as_outputs(targets.astype(result_type(targets.dtype), copy=False), outputs)
+    counts = targets.dtype.kind in "iub"  # kernels take any other type as it is
+    y = as_outputs(targets.astype(np.float32) if counts else targets, outputs)
     per_output = weights is not None and weights.shape == logits.shape
     rows = NO_ROW if weights is None else as_outputs(weights, outputs if per_output else 1)
     check_outputs(y, targets, weights)

@@ -6,7 +6,7 @@ import numpy as np
 
 from crossent import checks
 from crossent.kernels import scan
-from crossent.layout import Array, as_rows, writable
+from crossent.layout import Array, as_rows, bits, writable
 from crossent.threads import sum_over_parts
 
 
@@ -48,7 +48,7 @@ def mass_targets(
 
     If every row is one-hot, its class index is returned in its place: the same loss, faster.
     """
-    y = as_rows(targets, axis)
+    y = _widened(as_rows(targets, axis))
     plain = not (class_weight.size or weights.size)
 
     def look(rows: Array, each: Array, sums: Array) -> None:
@@ -66,6 +66,15 @@ def mass_targets(
     return (y if indices is None else indices), float(mass + lost)
 
 
+def _widened(y: Array) -> Array:
+    """Return masses of a half type in float32, as kernels take them; NumPy's own way is slow."""
+    if y.dtype.itemsize != 2:
+        return y
+    numbers = np.empty(y.shape, np.float32)
+    sum_over_parts(scan.widen, bits(y), numbers)
+    return numbers
+
+
 def _one_hot_indices(y: Array) -> Array | None:
     """Return the class of each row if all rows are one-hot."""
     if not len(y) or np.count_nonzero(y[0]) != 1:
@@ -77,7 +86,7 @@ def _one_hot_indices(y: Array) -> Array | None:
 
 def check_outputs(y: Array, targets: Array, weights: Array | None) -> None:
     """Check the targets of the outputs that take part."""
-    if sum_over_parts(scan.scan_shares, y.reshape(-1), width=1)[0]:
+    if sum_over_parts(scan.scan_shares, bits(y.reshape(-1)), width=1)[0]:
         part = True if weights is None else weights != 0
         if weights is not None and weights.shape != targets.shape:
             part = np.expand_dims(part, -1)

@@ -51,7 +51,7 @@ def exponentiate_others(row, m, target, sharpness, buffer, work, soon):
     while start < end:
         size, before = min(step, end - start), max(0, min(step, whole - start))
         part = room(work, start, start + size)
-        fetch_share(soon, start)
+        fetch_share(soon, start, min(step, row.size - start))
         exponentiate(row[start : start + before], around, part[:before])
         if before < size:
             exponentiate(edit(row[whole:], -1, LANES, buffer), around, part[before:])

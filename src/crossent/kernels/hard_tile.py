@@ -38,11 +38,11 @@ def exponentiate_tile(tile, m, sharpness, partial, others, lost, soon):
     lost[:] = 0.0
     odd = tile.shape[0] % 2
     if odd:
-        fetch_share(soon, 0)
+        fetch_share(soon, 0, LINES)
         exponentiate_one(tile[0], m, sharpness, others)
     for j in range(odd, tile.shape[0], 2):
-        fetch_share(soon, j * LINES)
-        fetch_share(soon, (j + 1) * LINES)
+        fetch_share(soon, j * LINES, LINES)
+        fetch_share(soon, (j + 1) * LINES, LINES)
         exponentiate_two(tile[j], tile[j + 1], m, sharpness, partial)
         for i in range(others.size):
             others[i], lost[i] = add(others[i], lost[i], partial[i], tile)

@@ -12,6 +12,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
 
+LINE = 64  # bytes that memory comes in
+STREAM = 128  # lines: two pages
+STREAMS = 4  # side by side, in which memory is asked for
+
 # Numba's own annotations describe the typing function, not what kernels call.
 intrinsic: Any = numba_intrinsic
 
@@ -162,12 +166,18 @@ def _place(context, builder, like, address, i):
 
 
 @intrinsic
-def fetch(typing_context, array, i):
-    """Ask for the line of memory with an array's i-th element; nothing waits for it."""
+def fetch_streams(typing_context, array, i):
+    """Ask for the line of memory with an array's i-th element; nothing waits for it.
+
+    And for one as far on in each of the streams that follow.
+    """
+    stream = STREAM * LINE * 8 // array.dtype.bitwidth
 
     def lower(context, builder, signature, arguments):
         view = context.make_array(array)(context, builder, value=arguments[0])
-        _fetch(builder, builder.gep(view.data, [arguments[1]]))
+        place = builder.gep(view.data, [arguments[1]])
+        for k in range(STREAMS):
+            _fetch(builder, builder.gep(place, [arguments[1].type(k * stream)]))
         return context.get_dummy_value()
 
     return types.none(array, types.intp), lower
@@ -175,7 +185,7 @@ def fetch(typing_context, array, i):
 
 @intrinsic
 def fetch_at(typing_context, like, address, i):
-    """Ask for the same of memory at an address that holds elements of an array's type."""
+    """Ask for a line of memory at an address: the i-th element's, all of an array's type."""
 
     def lower(context, builder, signature, arguments):
         _fetch(builder, _place(context, builder, like, *arguments[1:]))

@@ -92,12 +92,11 @@ def long_rows(logits, targets, row_weight, options, scale, losses, gradient, sum
     # the processor's registers tell how many partial sums a block has, perhaps only four.
     exact = BLOCK // 2 if options is None else BLOCK // 4
     step = exact if logits.itemsize == 8 else BLOCK if classes >= FAR else FAR
-    space, far = borrowed(owned), logits.shape[0] if classes >= FAR else 0
-    memory = in_a_row(logits[:far]), in_a_row(targets[:far]), in_a_row(gradient[:far])
+    space, memory = borrowed(owned), (in_a_row(logits), in_a_row(targets), in_a_row(gradient))
     for i in range(logits.shape[0]):
         weight = row_weight[i] if row_weight.size else 1.0
         slope = gradient[i : i + 1]  # none where it is not wanted
-        soon = (*memory, (i + 1) * classes, i * classes, step)
+        soon = (*memory, i * classes, step)
         loss, penalty = 0.0, 0.0
         if weight != 0.0:
             factor = weight * scale

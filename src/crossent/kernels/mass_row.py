@@ -286,7 +286,7 @@ def add_up(row, m, excluded, sharpness, shares, scale, like, buffer, work, soon)
     others, gap, e_lost, d_lost, step = 0.0, 0.0, 0.0, 0.0, soon[-1]
     end = padded(row.size)
     for start in range(0, end, step):
-        fetch_share(soon, start)
+        fetch_share(soon, start, min(step, row.size - start))
         size, filled = min(step, end - start), min(step, row.size - start)
         scores, part = row[start : start + filled], room(work, start, start + size)
         each = masses_between(shares, start, start + filled)

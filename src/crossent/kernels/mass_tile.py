@@ -249,7 +249,7 @@ def _add_others(scores, base, sharpness, like, near, work, lanes, soon):
 def add_in_float64(scores, sharpness, like, size, work, lanes, soon):
     """Store exponentials in work, and their sums in OTHERS."""
     for j in range(scores.shape[0]):
-        fetch_share(soon, j * LINES)
+        fetch_share(soon, j * LINES, LINES)
         values, e = scores[j], work[j]
         for i in range(size):
             e[i] = exp_of_scaled(values[i], lanes[M + i], sharpness, like)

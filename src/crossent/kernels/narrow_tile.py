@@ -56,11 +56,11 @@ def take_exponentials(tile, right, m, others, lost, own, soon):
     own[:] = 0.0
     odd = tile.shape[0] % 2
     if odd:
-        fetch_share(soon, 0)
+        fetch_share(soon, 0, LINES)
         take_one(tile[0], right, m, others, own)
     for j in range(odd, tile.shape[0], 2):
-        fetch_share(soon, j * LINES)
-        fetch_share(soon, (j + 1) * LINES)
+        fetch_share(soon, j * LINES, LINES)
+        fetch_share(soon, (j + 1) * LINES, LINES)
         take_two(tile[j], tile[j + 1], j, right, m, others, lost, own)
 
 
@@ -108,8 +108,8 @@ def take_pairs(tile, right, raised, others, lost, own, gap, soon):
     """
     zero, one = tile.dtype.type(0.0), tile.dtype.type(raised)
     scores, more = tile[0], tile[1]
-    fetch_share(soon, 0)
-    fetch_share(soon, LINES)
+    fetch_share(soon, 0, LINES)
+    fetch_share(soon, LINES, LINES)
     for i in range(gap.size):
         first = right[i] == zero
         other, mine = select(first, more[i], scores[i]), select(first, scores[i], more[i])

@@ -12,12 +12,11 @@ from numba import types
 from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.elementary import F64, log1p
 from crossent.kernels.halves import read
-from crossent.kernels.intrinsics import fetch, larger, select
+from crossent.kernels.intrinsics import LINE, STREAM, STREAMS, fetch_streams, larger, select
 from crossent.kernels.strips import take_limit
 
 LANES = 64  # rows are padded to a multiple, so that no loop over them has a slow remainder
 BLOCK = 256  # scores at a time: a block's sum is added exactly, within it rounding accumulates
-LINE = 64  # bytes that memory comes in
 TINY = 2.0**-126  # the smallest normal float32
 
 
@@ -62,30 +61,39 @@ def _in_a_row(array):
 
 
 @device
-def fetch_share(soon, start):
-    """Ask for a share of the memory that is touched next, to compute while it comes.
+def fetch_share(soon, start, size):
+    """Ask for a share of the memory that is touched soon, to compute while it comes.
 
-    soon is scores, masses and gradient in a row, where the next scores and masses begin, where
-    this gradient does, and the size of a share. Asked for at once, all would be waited for.
+    soon is scores, masses and gradient in a row, and where this row or tile begins. Asked for at
+    once, all would be waited for.
     """
-    scores, masses, gradient, coming, place, size = soon
-    fetch_part(scores, coming + start, size)
-    fetch_part(masses, coming + start, size)
-    fetch_part(gradient, place + start, size)
+    scores, masses, gradient, place = soon[:4]
+    fetch_ahead(scores, place + start, size)
+    fetch_ahead(masses, place + start, size)
+    fetch_ahead(gradient, place + start, size)
 
 
-def fetch_part(memory, start, size):
-    """Ask for one part of a stretch of memory, line by line."""
+def fetch_ahead(memory, start, size):
+    """Ask for a share of the next span of memory while a stretch of this one is computed on.
+
+    A line from each of its streams in turn: by itself a processor looks ahead within one page for
+    each stream, and that is too little memory on its way to keep up with what it computes.
+    """
     raise AssertionError("kernels are compiled")
 
 
-@device_overload(fetch_part)
-def _fetch_part(memory, start, size):
-    step = LINE * 8 // memory.dtype.bitwidth  # not divided anew for every part
+@device_overload(fetch_ahead)
+def _fetch_ahead(memory, start, size):
+    if isinstance(memory, types.NoneType):
+        return lambda memory, start, size: None
+    line = LINE * 8 // memory.dtype.bitwidth
+    span = STREAMS * STREAM * line
+    step, stream = (STREAMS * line).bit_length() - 1, STREAM.bit_length() - 1  # // would be slow
 
     def lines(memory, start, size):
-        for i in range(start, min(start + size, memory.size), step):
-            fetch(memory, i)
+        followed = memory.size - span  # what begins beyond is asked for by nobody, or by another
+        for k in range(start >> step, min(start + size, followed) >> step):
+            fetch_streams(memory, ((k >> stream) + 1) * span + (k & (STREAM - 1)) * line)
 
     return lines
 

@@ -2,8 +2,9 @@
 
 from crossent.kernels.compiler import device, kernel
 from crossent.kernels.elementary import I32, U64, add_exactly
+from crossent.kernels.halves import read
 from crossent.kernels.intrinsics import reordered_add, select
-from crossent.kernels.rows import BLOCK
+from crossent.kernels.rows import BLOCK, fetch_ahead, in_a_row
 from crossent.kernels.sums import sum_of
 
 
@@ -73,14 +74,28 @@ def any_outside(values):
     """Return 1 if one of a vector's numbers is not in [0, 1], else 0; NaN is not."""
     bad = I32(0)  # as many bits as a float32, for vectors of both
     for i in range(values.size):
-        bad = max(bad, select((values[i] >= 0.0) & (values[i] <= 1.0), I32(0), I32(1)))
+        value = read(values[i])
+        bad = max(bad, select((value >= 0.0) & (value <= 1.0), I32(0), I32(1)))
     return bad
 
 
 @kernel
 def scan_shares(values, sums):
     """Let sums[0] be above 0 if one of a vector's numbers is not in [0, 1]."""
-    sums[0] += any_outside(values)
+    for start in range(0, values.size, BLOCK):
+        fetch_ahead(values, start, BLOCK)
+        sums[0] += any_outside(values[start : start + BLOCK])
+
+
+@kernel
+def widen(values, numbers, sums):
+    """Store the numbers (N, C) that a half type's bits stand for; sums stays as it is."""
+    source, target = in_a_row(values), in_a_row(numbers)
+    for start in range(0, source.size, BLOCK):
+        fetch_ahead(source, start, BLOCK)
+        fetch_ahead(target, start, BLOCK)
+        for i in range(start, min(start + BLOCK, source.size)):
+            target[i] = read(source[i])
 
 
 @kernel
@@ -90,6 +105,7 @@ def scan_masses(values, sums):
     sums[2] takes what rounding sums[0] loses.
     """
     for start in range(0, values.size, BLOCK):
+        fetch_ahead(values, start, BLOCK)
         block = values[start : start + BLOCK]
         sums[0], sums[2] = add_exactly(sums[0], sums[2], sum_of(block))
         sums[1] += any_outside(block)

@@ -15,6 +15,7 @@ from crossent.kernels.elementary import F64, I32, U64, exp_of_difference, log1p
 from crossent.kernels.halves import scratch_like
 from crossent.kernels.hard_tile import exponentiate_tile
 from crossent.kernels.intrinsics import (
+    LINE,
     add_four,
     add_three,
     borrowed,
@@ -27,7 +28,7 @@ from crossent.kernels.intrinsics import (
     reordered_add,
     select,
 )
-from crossent.kernels.rows import LINE, fetch_part, finish, in_a_row, limit, lowering
+from crossent.kernels.rows import fetch_ahead, finish, in_a_row, limit, lowering
 from crossent.kernels.turning import VECTOR, turn_in, turn_out
 
 FINE, INFINITE, IGNORED, MISSING, UNKNOWN, OUTSIDE, NOT_ONE = range(7)
@@ -88,7 +89,7 @@ def score_rows(
     terms, entries = double[8:], borrowed(turned)
     code, target, rank, place, state = integer[0], integer[1], integer[2], integer[3], integer[4]
     memory = in_a_row(rows)
-    nothing = (memory[:0], keys[:0], keys[:0], 0, 0, 0)
+    nothing = (memory[:0], keys[:0], keys[:0], 0)
     for first in range(start, stop, lanes):
         last = min(first + lanes, stop)
         if addresses.size:
@@ -184,7 +185,7 @@ def fetch_class(soon, j):
         for i in range(first, first + count, LINE // rows.itemsize):
             fetch_at(rows, addresses[j], i)
     else:
-        fetch_part(memory, first * rows.shape[1] + j * count, count)
+        fetch_ahead(memory, first * rows.shape[1] + j * count, count)
 
 
 @device

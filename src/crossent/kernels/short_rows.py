@@ -15,7 +15,7 @@ from crossent.kernels.intrinsics import borrowed, keep
 from crossent.kernels.mass_row import shares_of, sums_of_others
 from crossent.kernels.mass_tile import mass_tile
 from crossent.kernels.narrow_tile import SPACE, narrow_tile
-from crossent.kernels.rows import fetch_part, in_a_row
+from crossent.kernels.rows import fetch_ahead, in_a_row
 from crossent.kernels.tile import BESIDE, FEW_LINES, LINES, PENALTY, ROOM, STRETCHES, add_lanes
 from crossent.kernels.turning import VECTOR, turn_in, turn_out
 
@@ -119,7 +119,7 @@ def _new_masses(targets, size):
 def turn_targets_in(targets, start, count, masses):
     """Return a tile's targets: masses turned into memory for them, or indices as they are.
 
-    Of indices the next tile's are asked for.
+    Indices that follow are asked for.
     """
     raise AssertionError("kernels are compiled")
 
@@ -127,7 +127,7 @@ def turn_targets_in(targets, start, count, masses):
 @device_overload(turn_targets_in)
 def _turn_targets_in(targets, start, count, masses):
     def indices(targets, start, count, masses):
-        fetch_part(targets, start + count, count)
+        fetch_ahead(targets, start, count)
         return targets[start : start + count]
 
     def probabilities(targets, start, count, masses):
@@ -173,7 +173,7 @@ def short_rows(logits, targets, row_weight, options, scale, losses, gradient, su
             gradient,
             space,
             lanes,
-            (*memory, place + LINES * classes, place, LINES),
+            (*memory, place),
         )
         if gradient.size:
             turn_out(turned, gradient, start, stop - start)

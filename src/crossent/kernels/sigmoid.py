@@ -21,6 +21,7 @@ from crossent.kernels.compiler import device, device_overload, kernel
 from crossent.kernels.elementary import F64, add_exactly, at_least, exp_of_negative, log1p_of_share
 from crossent.kernels.halves import put, read, scratch_like
 from crossent.kernels.intrinsics import borrowed, fma, keep, magnitude, reordered_add, select
+from crossent.kernels.rows import fetch_ahead
 from crossent.kernels.sums import sum_of, sum_of_logarithms
 
 BLOCK = 512  # outputs at a time: with all that is made of them they lie in the nearest cache
@@ -90,7 +91,7 @@ def _block(z, y, pos_weight, pull, smoothing, e, product, losses, out):
     def binaries(z, y, pos_weight, pull, smoothing, e, product, losses, out):
         take_exponentials(z, e)
         for i in range(z.size):
-            a, b = masses(y[i], losses, weight_at(pos_weight, i), smoothing)
+            a, b = masses(read(y[i]), losses, weight_at(pos_weight, i), smoothing)
             loss, slope = binary(read(z[i]), e[i], a, b)
             losses[i] = loss if product is not None else fma(a + b, log1p_of_share(e[i]), loss)
             if out is not None:
@@ -99,7 +100,7 @@ def _block(z, y, pos_weight, pull, smoothing, e, product, losses, out):
     def quadratics(z, y, pos_weight, pull, smoothing, e, product, losses, out):
         take_exponentials(z, e)
         for i in range(z.size):
-            a, b = masses(y[i], e, 1.0, F64(smoothing))
+            a, b = masses(read(y[i]), e, 1.0, F64(smoothing))
             losses[i], slope = quadratic(F64(read(z[i])), e[i], a, b)
             if out is not None:
                 put(out, i, pulled(losses.dtype.type(slope), pull, i))
@@ -294,6 +295,9 @@ def sigmoid_rows(logits, targets, pos_weight, weight, smoothing, scale, losses, 
         first = start * outputs
         for lo in range(0, size, limit):
             hi = min(lo + limit, size)
+            fetch_ahead(z, first + lo, hi - lo)
+            fetch_ahead(y, first + lo, hi - lo)
+            fetch_ahead(out, first + lo, hi - lo)
             block(
                 z[first + lo : first + hi],
                 y[first + lo : first + hi],
