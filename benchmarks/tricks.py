@@ -105,7 +105,7 @@ TRICKS = (
         "rows.py",
         (
             ("larger(m, read(row[j]))", "maximum(m, read(row[j]))"),
-            ("import fetch, larger", "import fetch, larger, maximum"),
+            ("fetch_streams, larger", "fetch_streams, larger, maximum"),
         ),
         "32768",
     ),
