@@ -311,3 +311,22 @@ def test_float16_is_float32_rounded_once(loss: str) -> None:
     assert (value.dtype, gradient.dtype) == (np.float32, np.float16)
     np.testing.assert_array_equal(value, wide_value)
     np.testing.assert_array_equal(gradient, wide_gradient.astype(np.float16))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_targets_of_a_half_type_are_the_numbers_they_stand_for(loss: str, dtype: str) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="NumPy has no bfloat16 of its own")
+    rng = np.random.default_rng(0)
+    for classes in (5, 300):
+        z = rng.standard_normal((40, classes))
+        c = crossent.softmax(-z).astype(getattr(ml_dtypes, dtype, dtype))
+        for weight in (None, rng.random(40)):
+            law, given = LOSSES[loss](), (z, c, weight)
+            wide = (z, c.astype(np.float32), weight)
+            for narrow_part, wide_part in zip(
+                law.value_and_grad(*given), law.value_and_grad(*wide), strict=True
+            ):
+                np.testing.assert_array_equal(narrow_part, wide_part)
+            assert law.sums(*given) == law.sums(*wide)
+            np.testing.assert_array_equal(law.hvp(z, c, z), law.hvp(z, wide[1], z))

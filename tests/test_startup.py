@@ -174,6 +174,22 @@ def test_a_change_in_any_file_of_the_kernels_is_compiled(tmp_path: Path) -> None
     assert abs(changed - EXPECTED) > 1e-3
 
 
+def test_kernels_take_vectors_as_wide_as_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossent.kernels.compiler import kernel
+    from crossent.kernels.turning import FEATURES
+
+    def double(x: np.ndarray) -> None:
+        for i in range(x.size):
+            x[i] *= 2.0
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    compiled = kernel(double)
+    compiled(np.ones(3))
+    assert ("zmm" in compiled.inspect_asm(compiled.signatures[0])) is ("+avx512f" in FEATURES)
+
+
 @pytest.mark.parametrize("collecting", [True, False])
 def test_compiling_leaves_the_garbage_collector_as_it_was(
     collecting: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
