@@ -5,7 +5,7 @@ import pytest
 from numba import types
 
 from crossent.kernels import rows
-from crossent.kernels.intrinsics import LINE, STREAM, STREAMS
+from crossent.kernels.intrinsics import LINE, SPAN, STREAM
 
 
 @pytest.mark.parametrize("share", [224, 256, 1000])
@@ -15,7 +15,7 @@ def test_every_line_is_asked_for_once_and_a_span_ahead(
 ) -> None:
     memory = np.zeros(200_000, dtype)
     line = LINE // memory.itemsize
-    stream, span = STREAM * line, STREAMS * STREAM * line
+    stream, span = STREAM * line, SPAN // memory.itemsize
     asked: list[int] = []
     monkeypatch.setattr(
         rows,

@@ -15,6 +15,7 @@ from numba.extending import intrinsic as numba_intrinsic
 LINE = 64  # bytes that memory comes in
 STREAM = 128  # lines: two pages
 STREAMS = 4  # side by side, in which memory is asked for
+SPAN = STREAMS * STREAM * LINE  # bytes
 
 # Numba's own annotations describe the typing function, not what kernels call.
 intrinsic: Any = numba_intrinsic

@@ -11,7 +11,7 @@ from crossent.kernels.compiler import device_overload, kernel
 from crossent.kernels.elementary import add_exactly
 from crossent.kernels.halves import scratch_like
 from crossent.kernels.hard_row import hard_row
-from crossent.kernels.intrinsics import borrowed, keep
+from crossent.kernels.intrinsics import SPAN, borrowed, keep
 from crossent.kernels.mass_row import mass_row, new_shares
 from crossent.kernels.rows import BLOCK, in_a_row, padded
 
@@ -92,11 +92,13 @@ def long_rows(logits, targets, row_weight, options, scale, losses, gradient, sum
     # the processor's registers tell how many partial sums a block has, perhaps only four.
     exact = BLOCK // 2 if options is None else BLOCK // 4
     step = exact if logits.itemsize == 8 else BLOCK if classes >= FAR else FAR
+    ahead = SPAN // logits.itemsize  # a longer row's maximum must find all of the row there
     space, memory = borrowed(owned), (in_a_row(logits), in_a_row(targets), in_a_row(gradient))
     for i in range(logits.shape[0]):
         weight = row_weight[i] if row_weight.size else 1.0
         slope = gradient[i : i + 1]  # none where it is not wanted
-        soon = (*memory, i * classes, step)
+        place = i * classes
+        soon = (*memory, place + max(classes - ahead, 0), place, step)
         loss, penalty = 0.0, 0.0
         if weight != 0.0:
             factor = weight * scale

@@ -12,7 +12,7 @@ from numba import types
 from crossent.kernels.compiler import device, device_overload
 from crossent.kernels.elementary import F64, log1p
 from crossent.kernels.halves import read
-from crossent.kernels.intrinsics import LINE, STREAM, STREAMS, fetch_streams, larger, select
+from crossent.kernels.intrinsics import LINE, SPAN, STREAM, STREAMS, fetch_streams, larger, select
 from crossent.kernels.strips import take_limit
 
 LANES = 64  # rows are padded to a multiple, so that no loop over them has a slow remainder
@@ -64,12 +64,12 @@ def _in_a_row(array):
 def fetch_share(soon, start, size):
     """Ask for a share of the memory that is touched soon, to compute while it comes.
 
-    soon is scores, masses and gradient in a row, and where this row or tile begins. Asked for at
-    once, all would be waited for.
+    soon is scores, masses and gradient in a row, and from where on a share is a span ahead: in the
+    first two, and in the gradient. Asked for at once, all would be waited for.
     """
-    scores, masses, gradient, place = soon[:4]
-    fetch_ahead(scores, place + start, size)
-    fetch_ahead(masses, place + start, size)
+    scores, masses, gradient, coming, place = soon[:5]
+    fetch_ahead(scores, coming + start, size)
+    fetch_ahead(masses, coming + start, size)
     fetch_ahead(gradient, place + start, size)
 
 
@@ -86,8 +86,7 @@ def fetch_ahead(memory, start, size):
 def _fetch_ahead(memory, start, size):
     if isinstance(memory, types.NoneType):
         return lambda memory, start, size: None
-    line = LINE * 8 // memory.dtype.bitwidth
-    span = STREAMS * STREAM * line
+    line, span = LINE * 8 // memory.dtype.bitwidth, SPAN * 8 // memory.dtype.bitwidth
     step, stream = (STREAMS * line).bit_length() - 1, STREAM.bit_length() - 1  # // would be slow
 
     def lines(memory, start, size):

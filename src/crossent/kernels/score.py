@@ -89,7 +89,7 @@ def score_rows(
     terms, entries = double[8:], borrowed(turned)
     code, target, rank, place, state = integer[0], integer[1], integer[2], integer[3], integer[4]
     memory = in_a_row(rows)
-    nothing = (memory[:0], keys[:0], keys[:0], 0)
+    nothing = (memory[:0], keys[:0], keys[:0], 0, 0)
     for first in range(start, stop, lanes):
         last = min(first + lanes, stop)
         if addresses.size:

@@ -173,7 +173,7 @@ def short_rows(logits, targets, row_weight, options, scale, losses, gradient, su
             gradient,
             space,
             lanes,
-            (*memory, place),
+            (*memory, place, place),
         )
         if gradient.size:
             turn_out(turned, gradient, start, stop - start)
