@@ -371,7 +371,10 @@ def _softmax_of(
     checks.classes(logits.shape[axis])
     z = as_rows(logits, axis)
     p = np.empty(z.shape, z.dtype)
-    _softmax(z, softcap, temperature, logarithm, np.empty(len(z)), p)
+    if z.shape[1] > SHORT and softcap is None and temperature == 1.0:
+        _soften_long_rows(z, logarithm, p)
+    else:
+        _softmax(z, softcap, temperature, logarithm, np.empty(len(z)), p)
     if axis == logits.ndim - 1:
         return p.reshape(logits.shape)
     shape = logits.shape[:axis] + logits.shape[axis + 1 :] + (logits.shape[axis],)
@@ -388,6 +391,13 @@ def logsumexp(logits: Any, axis: int = -1) -> Any:
     _softmax(z, None, 1.0, False, lse, np.empty((0, 0), z.dtype))
     shape = logits.shape[:axis] + logits.shape[axis + 1 :]
     return lse.astype(result_type(logits.dtype)).reshape(shape)[()]
+
+
+def _soften_long_rows(z: Array, logarithm: bool, p: Array) -> None:
+    def run(z: Array, p: Array, sums: Array) -> None:
+        long_rows(z, NO_ROW, NO_ROW, logarithm, 1.0, NO_ROW, p, sums)
+
+    sum_over_parts(run, bits(z), bits(p), width=4)
 
 
 def _softmax(

@@ -61,8 +61,8 @@ class _PartCompiler(Compiler):
 class _Kernel(JITCodeLibrary):
     """An entry point's code, in vectors as wide as there are.
 
-    LLVM takes half of 512 bits on most of Intel's processors: a short burst of wider ones would
-    slow the first of them down for longer than it lasted. A kernel is no short burst.
+    LLVM takes half of 512 bits on most of Intel's processors, the first of which lowered their
+    clock for a while after wider ones: bad for a short burst, which a kernel is not.
     """
 
     def add_ir_module(self, ir_module):

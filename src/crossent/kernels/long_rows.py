@@ -14,6 +14,7 @@ from crossent.kernels.hard_row import hard_row
 from crossent.kernels.intrinsics import SPAN, borrowed, keep
 from crossent.kernels.mass_row import mass_row, new_shares
 from crossent.kernels.rows import BLOCK, in_a_row, padded
+from crossent.kernels.softmax_row import softmax_row
 
 FAR = 512  # classes: that far ahead the processor does not look by itself
 
@@ -25,12 +26,16 @@ def do_row(row, targets, i, options, factor, gradient, space, soon):
 
 @device_overload(do_row)
 def _do_row(row, targets, i, options, factor, gradient, space, soon):
+    if isinstance(options, types.Boolean):
+        return softmax_row
     return hard_row if of_one_class(options) else mass_row
 
 
 def of_one_class(options):
-    """Return whether options of a type leave all mass to the right class."""
-    return isinstance(options, types.NoneType) or isinstance(options[1], types.NoneType)
+    """Return whether options of a type spread no mass: all is the right class's, or nobody's."""
+    if isinstance(options, (types.NoneType, types.Boolean)):
+        return True
+    return isinstance(options[1], types.NoneType)
 
 
 def new_space(logits, targets, options, work_size):
@@ -83,6 +88,8 @@ def long_rows(logits, targets, row_weight, options, scale, losses, gradient, sum
     none), and sharpness, which is 1 / temperature: what `mass_row` takes, or `hard_row`, if base is
     None because no class but the right one has mass. sums[2] and sums[3] take what rounding the
     others loses, so that a million rows add no error of their own.
+
+    options True or False: gradient takes the softmax, or its logarithm, and nothing else counts.
     """
     logits, targets, gradient = borrowed(logits), borrowed(targets), borrowed(gradient)
     classes = logits.shape[1]
