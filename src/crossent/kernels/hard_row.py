@@ -7,10 +7,11 @@ import numpy as np
 from numba import types
 
 from crossent.kernels.compiler import device, device_overload
-from crossent.kernels.elementary import F64, add_exactly, anchor, exp_from, exp_of_scaled
+from crossent.kernels.elementary import F32, F64, add_exactly, anchor, exp_from, exp_of_scaled
 from crossent.kernels.halves import put, read
 from crossent.kernels.intrinsics import magnitude
 from crossent.kernels.rows import (
+    BLOCK,
     LANES,
     TINY,
     edit,
@@ -23,6 +24,7 @@ from crossent.kernels.rows import (
     room,
     take_limit_of,
 )
+from crossent.kernels.subnormal import RAISE, lowered, may_be_subnormal
 from crossent.kernels.sums import sum_of
 
 
@@ -98,8 +100,14 @@ def scale_row(work, factor, out):
     """Store factor * work in out; a factor too small for work's type is kept in float64."""
     if magnitude(factor) < TINY:
         write(work, factor, out)
-    else:
-        write(work, work.dtype.type(factor), out)
+        return
+    near = work.dtype.type(factor)
+    for start in range(0, out.size, BLOCK):
+        part, to = work[start : min(start + BLOCK, out.size)], out[start : start + BLOCK]
+        if may_be_subnormal(part, factor):
+            write_lowered(part, near * RAISE, to)
+        else:
+            write(part, near, to)
 
 
 @device
@@ -107,6 +115,13 @@ def write(work, factor, out):
     """Store factor * work in out."""
     for j in range(out.size):
         put(out, j, work[j] * factor)
+
+
+@device
+def write_lowered(work, factor, out):
+    """Store factor * work in out, where the factor is raised."""
+    for j in range(out.size):
+        put(out, j, lowered(F32(work[j] * factor)))
 
 
 def hard_row(row, targets, i, options, factor, gradient, space, soon):

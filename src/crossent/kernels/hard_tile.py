@@ -4,9 +4,10 @@ import numpy as np
 from numba import types
 
 from crossent.kernels.compiler import device, device_overload
-from crossent.kernels.elementary import U64, exp_of_difference, raised_exp_of_scaled
-from crossent.kernels.intrinsics import fma, magnitude, select
+from crossent.kernels.elementary import F32, F64, I32, U64, exp_of_difference, raised_exp_of_scaled
+from crossent.kernels.intrinsics import bits, fma, from_bits, magnitude, select
 from crossent.kernels.rows import fetch_share, lowering, rest_of_total
+from crossent.kernels.subnormal import MOST, RAISE, at_least_normal, lowered, may_be_subnormal
 from crossent.kernels.tile import (
     LEAST,
     LINES,
@@ -75,6 +76,21 @@ def take_sums(others, lost, lower):
         others[i] = (others[i] + lost[i]) * lower
 
 
+def own_exp(score, m):
+    """Return exp(score - m), or the least normal number: it only counts beside 1."""
+    raise AssertionError("kernels are compiled")
+
+
+@device_overload(own_exp)
+def _own_exp(score, m):
+    if score == types.float64:
+        return lambda score, m: exp_of_difference(score, m)
+    least, lower = I32((1 + 64) << 23), F32(2.0**-64)
+    return lambda score, m: (
+        from_bits(max(bits(raised_exp_of_scaled(score, m, None)), least)) * lower
+    )
+
+
 @device
 def finish_tile(m, score, own, narrow, others, total, share):
     """Store the sum of exponentials of every row; turn scores into gaps, and store shares.
@@ -82,9 +98,9 @@ def finish_tile(m, score, own, narrow, others, total, share):
     In loops of few steps, each for one type: float32 beside float64 gets half vectors.
     """
     for i in range(own.size):
-        own[i] = exp_of_difference(score[i], m[i])
+        own[i] = own_exp(score[i], m[i])
     for i in range(own.size):
-        total[i], narrow[i] = others[i] + own[i], others[i]
+        total[i], narrow[i] = others[i] + own[i], at_least_normal(others[i])
     for i in range(own.size):
         score[i] = m[i] - score[i]
         share[i] = rest_of_total(score[i], narrow[i], own[i])
@@ -152,11 +168,33 @@ def scale_tile(tile, factor, near, rest, count):
             values = tile[j]
             for i in range(near.size):
                 values[i] = values[i] * (factor[i] * lower)
+    elif any_may_be_subnormal(tile, near, count):
+        for i in range(count):
+            near[i], rest[i] = near[i] * RAISE, rest[i] * RAISE
+        for j in range(tile.shape[0]):
+            values = tile[j]
+            for i in range(near.size):
+                values[i] = lowered(F32(times(values[i], near[i], rest[i])))
     else:
         for j in range(tile.shape[0]):
             values = tile[j]
             for i in range(near.size):
                 values[i] = times(values[i], near[i], rest[i])
+
+
+@device
+def any_may_be_subnormal(tile, near, count):
+    """Return whether a number in the tile times a factor may be, and all factors can be raised."""
+    least, most = np.inf, 0.0
+    for i in range(count):
+        size = F64(magnitude(near[i]))
+        least, most = min(least, select(size > 0.0, size, np.inf)), max(most, size)
+    if not most < MOST:
+        return False
+    for j in range(tile.shape[0]):
+        if may_be_subnormal(tile[j][:count], least):
+            return True
+    return False
 
 
 def hard_tile(
