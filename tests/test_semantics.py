@@ -344,6 +344,19 @@ def test_rows_without_a_limit_are_nan_and_no_other_row_is(
     assert np.isfinite(crossent.softmax(z)[others]).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("width", [2, 3, 9, 192, 193])
+def test_nan_of_either_sign_takes_all_of_its_row(width: int, dtype: str) -> None:
+    for place in (0, width - 1):
+        for sign in (1.0, -1.0):
+            z = np.zeros((40, width), dtype)
+            z[7, place] = np.copysign(np.nan, sign)
+            value, gradient = crossent.CrossEntropy(reduction="none").value_and_grad(z, [0] * 40)
+            assert np.isnan(value).nonzero()[0].tolist() == [7]
+            assert np.isnan(gradient[7]).all()
+            assert np.isfinite(np.delete(gradient, 7, 0)).all()
+
+
 @pytest.mark.parametrize("width", [2, 20, 300])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("loss", LOSSES)

@@ -86,9 +86,12 @@ def _own_exp(score, m):
     if score == types.float64:
         return lambda score, m: exp_of_difference(score, m)
     least, lower = I32((1 + 64) << 23), F32(2.0**-64)
-    return lambda score, m: (
-        from_bits(max(bits(raised_exp_of_scaled(score, m, None)), least)) * lower
-    )
+
+    def of_float32(score, m):
+        raised = magnitude(raised_exp_of_scaled(score, m, None))  # NaN may have a sign
+        return from_bits(max(bits(raised), least)) * lower
+
+    return of_float32
 
 
 @device

@@ -55,4 +55,4 @@ def at_least_normal(x):
 
     Not selected: the compiler would turn all into float32 first, and make the detour.
     """
-    return from_bits(max(bits(x), LEAST_NORMAL_OF_64))
+    return from_bits(max(bits(magnitude(x)), LEAST_NORMAL_OF_64))  # NaN may have a sign
